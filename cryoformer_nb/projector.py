@@ -50,7 +50,7 @@ def _slice(transform: Tensor, rotations: Tensor, shifts: Tensor, box: int) -> Te
     phase = 2 * torch.pi * torch.einsum("yxf,bf->byx", f, shifts)       # content moves by -t
     return irfft2c(torch.complex(section[:, 0], section[:, 1]) * torch.polar(torch.ones_like(phase), phase))
 
-# %% ../nbs/12_projector.ipynb #9ad4a9c2
+# %% ../nbs/12_projector.ipynb #6bc8b119
 def lattice_coordinates(box: int,
                         mask: Tensor | None = None   # (z, y, x) bool: the voxels wanted
                         ) -> Tensor:                 # (v, 3) xyz in pixels from the centre
@@ -64,9 +64,9 @@ def image_positions(coords: Tensor,     # (v, 3) xyz px
                     shifts_px: Tensor   # (b, 2) (x, y)
                     ) -> Tensor:        # (b, v, 2) (x, y) px from the centre of the image
     "Where each point lands: (R p)_xy - t. Differentiable in the pose."
-    return coords @ rotations[:, :2].mT - shifts_px[:, None]
+    return (rotations[:, :2] @ coords.mT - shifts_px[..., None]).mT   # x and y each contiguous in memory, which splat likes
 
-# %% ../nbs/12_projector.ipynb #0c7e485e
+# %% ../nbs/12_projector.ipynb #73e79dc8
 class _Splat(torch.autograd.Function):
     "Bilinear scatter of values (b, v) at positions (b, v, 2) into images (b, box, box); backward gathers."
 
@@ -99,7 +99,7 @@ class _Splat(torch.autograd.Function):
         grad_values = torch.lerp(top, bottom, wy) * inside if ctx.needs_input_grad[0] else None
         if not ctx.needs_input_grad[1]: return grad_values, None, None
         v = values * inside
-        return grad_values, torch.stack([v * torch.lerp(b - a, d - c, wy), v * (bottom - top)], -1), None
+        return grad_values, torch.stack([v * torch.lerp(b - a, d - c, wy), v * (bottom - top)], 1).mT, None
 
 # %% ../nbs/12_projector.ipynb #8627c9aa
 def splat(values: Tensor,             # (b, v)
