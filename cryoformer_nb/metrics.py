@@ -21,11 +21,11 @@ from .density import gaussian_volume
 from .files import mrc_info
 from .fourier import fourier_crop3
 
-# %% ../nbs/51_metrics.ipynb #6f2e22eb
+# %% ../nbs/51_metrics.ipynb #463bbe78
 def true_volumes(truth_dir, labels, box):
     "Temporary stand-in for simulator.true_volumes."
     atoms, info = np.load(Path(truth_dir) / "atoms.npz"), mrc_info(sorted(Path(truth_dir).glob("vol_*.mrc"))[0])
-    sigma, xyz = float(atoms["sigma"]) if "sigma" in atoms else 1.5, torch.from_numpy(atoms["xyz"])
+    sigma, xyz = float(atoms["sigma"]) if "sigma" in atoms else 1.5, torch.from_numpy(atoms["xyz"] - atoms["xyz"].mean((0, 1)))   # one centre for all states
     rows = torch.as_tensor(np.rint(np.asarray(labels)).astype(int))
     return torch.stack([fourier_crop3(gaussian_volume(xyz[r], torch.from_numpy(atoms["weight"]), sigma, info.shape[0], info.pixel_size), box) for r in rows])
 
