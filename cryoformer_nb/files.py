@@ -68,7 +68,7 @@ def mrc_info(path) -> MrcInfo:
     axes = tuple(int(h[k]) for k in ("mapc", "mapr", "maps"))
     return MrcInfo(shape, int(h["mode"]), pixel if np.isfinite(pixel) and pixel > 0 else 0.0, axes if sorted(axes) == [1, 2, 3] else (1, 2, 3))
 
-# %% ../nbs/04_files.ipynb #2a68f7c8
+# %% ../nbs/04_files.ipynb #7c743803
 def _header(shape: tuple, pixel_size: float, volume: bool, low: float, high: float, mean: float, std: float) -> bytes:
     "The 1024 bytes in front of float32 data of `shape` (n, y, x)."
     h = np.zeros((), mrcfile.dtypes.HEADER_DTYPE.newbyteorder("<"))
@@ -85,7 +85,7 @@ def _header(shape: tuple, pixel_size: float, volume: bool, low: float, high: flo
 def _write_mrc(path, chunks, pixel_size: float, volume: bool) -> Path:
     "Stream chunks (n, y, x) of one image size into an MRC file."
     n, shape, total, squares, low, high = 0, None, 0.0, 0.0, np.inf, -np.inf
-    with atomic_path(path) as name, open(name, "wb") as file:
+    with atomic_path(path) as name, open(name, "wb") as file, np.errstate(invalid="ignore", over="ignore"):
         file.write(bytes(1024))
         for chunk in chunks:
             chunk = np.ascontiguousarray(chunk, dtype="<f4")
@@ -98,7 +98,7 @@ def _write_mrc(path, chunks, pixel_size: float, volume: bool) -> Path:
         if not n: raise InputError(f"{path}: expected at least one image to write, found none")
         mean = total / (n * shape[0] * shape[1])
         file.seek(0)
-        file.write(_header((n, *shape), pixel_size, volume, low, high, mean, max(squares / (n * shape[0] * shape[1]) - mean**2, 0) ** 0.5))
+        file.write(_header((n, *shape), pixel_size, volume, low, high, mean, max(squares / (n * shape[0] * shape[1]) - mean * mean, 0) ** 0.5))
     return Path(path)
 
 # %% ../nbs/04_files.ipynb #faa05b53

@@ -159,10 +159,10 @@ def _check_stacks(path: Path, files: list, file_of: np.ndarray, index: np.ndarra
         raise InputError(f"{path}: expected images of {image_size[image_size != box][0]:g} pixels (rlnImageSize), found {box} in {first.name}; star file and stack do not belong together")
     return box
 
-# %% ../nbs/20_particles.ipynb #3d731a13
+# %% ../nbs/20_particles.ipynb #447c3611
 class _Stacks:
     "Memory maps of stack files, opened when first needed; the least recently used one is closed."
-    def __init__(self, files: list, limit: int = 128): self.files, self.limit, self.open = files, limit, OrderedDict()
+    def __init__(self, files: list, limit: int = 64): self.files, self.limit, self.open = files, limit, OrderedDict()
 
     def __getstate__(self): return {"files": self.files, "limit": self.limit, "open": OrderedDict()}   # workers open their own
 
@@ -175,6 +175,7 @@ class _Stacks:
                 except (OSError, ValueError) as error: raise InputError(f"{self.files[k]}: expected a readable stack, found '{error}'; was it moved or rewritten?") from error
         self.open.move_to_end(k)
         data = self.open[k].data
+        if data is None: raise InputError(f"{self.files[k]}: expected a readable stack, found none; was it rewritten, or is the limit of open files (ulimit -n) reached?")
         return data if data.ndim == 3 else data[None]
 
     def read(self, file_of: np.ndarray, index: np.ndarray) -> np.ndarray:
