@@ -80,61 +80,60 @@ def pose_error(Ra,             # (N, 3, 3) true rotations
         rms = ((difference.reshape(-1) - (rows @ displacement)[:, 0])**2).mean().sqrt().item() * 2**0.5
     return PoseError(angles.median().item(), ((Ra - turned)**2).sum((1, 2)).mean().item(), rms, angles.numpy(), Q.numpy())
 
-# %% ../nbs/51_metrics.ipynb #d517b5dd
+# %% ../nbs/51_metrics.ipynb #e5264ffd
 def read_labels(truth_dir) -> np.ndarray:
     "The true state of every particle (N,), as a number."
     path = Path(truth_dir) / "labels.npy"
     try: return np.load(path).squeeze()
     except (OSError, ValueError) as error: raise InputError(f"{path}: expected the true state of each particle, found none ({error}); give the truth folder of a simulation with --truth") from error
 
-def per_particle_fsc(volumes,     # callable: particle numbers (k,) -> their maps (k, D, D, D)
+def _chunk(box: int) -> int: return max(1, 2**21 // box**3)   # volumes at a time: 8 MB of float32
+
+def per_particle_fsc(volumes,     # callable: particle numbers (k,) -> their maps (..., k, D, D, D)
                      truth_dir,   # folder with atoms.npz and labels.npy
                      indices,     # (n,) particle numbers
-                     box: int,
-                     chunk: int = 8
+                     box: int
                      ) -> np.ndarray:
-    "FSC (n, D/2 + 1) of each particle's map against the true map of its state."
-    labels, indices = read_labels(truth_dir), np.asarray(indices)
-    curves, order = np.empty((len(indices), box // 2 + 1)), np.argsort(np.rint(labels[indices]), kind="stable")
-    for rows in np.array_split(order, max(1, -(-len(order) // chunk))):
-        states, which = np.unique(np.rint(labels[indices[rows]]), return_inverse=True)
+    "FSC (..., n, D/2 + 1) of each particle's map against the true map of its state; leading axes of `volumes` are several guesses at once."
+    labels, indices = np.rint(read_labels(truth_dir)).astype(int), np.asarray(indices)
+    order, curves = np.argsort(labels[indices], kind="stable"), []
+    for rows in np.array_split(order, max(1, -(-len(order) // _chunk(box)))):
+        states, which = np.unique(labels[indices[rows]], return_inverse=True)
         true = torch.as_tensor(true_volumes(truth_dir, states, box))[which]
-        curves[rows] = fsc_curves(torch.as_tensor(np.asarray(volumes(indices[rows])), dtype=torch.float32), true.float())
-    return curves
+        curves.append(fsc_curves(torch.as_tensor(np.asarray(volumes(indices[rows])), dtype=torch.float32), true.float()).numpy())
+    return np.concatenate(curves, -2)[..., np.argsort(order), :]
 
 def mean_fsc(curves  # (..., D/2 + 1)
              ) -> np.ndarray:
     "The average over shells 1..D/2, (...); shell 0, the mean grey value, says nothing."
     return np.asarray(curves)[..., 1:].mean(-1)
 
-# %% ../nbs/51_metrics.ipynb #de98692f
-def population_mean(truth_dir, box: int, chunk: int = 8) -> np.ndarray:
+# %% ../nbs/51_metrics.ipynb #6417a01e
+def population_mean(truth_dir, box: int) -> np.ndarray:
     "The average true map (D, D, D) over all particles."
-    states, counts = np.unique(np.rint(read_labels(truth_dir)), return_counts=True)
-    total = torch.zeros(box, box, box, dtype=torch.float64)
+    states, counts = np.unique(np.rint(read_labels(truth_dir)).astype(int), return_counts=True)
+    total, chunk = torch.zeros(box, box, box), _chunk(box)
     for k in range(0, len(states), chunk):
-        total += torch.einsum("k,kzyx->zyx", torch.as_tensor(counts[k:k + chunk], dtype=torch.float64), torch.as_tensor(true_volumes(truth_dir, states[k:k + chunk], box)).double())
-    return (total / counts.sum()).float().numpy()
+        share = torch.as_tensor(counts[k:k + chunk] / counts.sum(), dtype=torch.float32)
+        total += torch.tensordot(share, torch.as_tensor(true_volumes(truth_dir, states[k:k + chunk], box)).float(), 1)
+    return total.numpy()
 
-# %% ../nbs/51_metrics.ipynb #2957acba
+# %% ../nbs/51_metrics.ipynb #f983d0de
 def score(run,                  # .latents (N, d), .box, .volumes(zs) -> (k, D, D, D); optional .mean and .poses
           truth_dir,            # truth folder of the simulation
           n: int = 100,         # particles whose maps are compared
-          seed: int = 0,
-          chunk: int = 8        # maps held at a time
+          seed: int = 0
           ) -> dict:
     "Compare a run with the truth: latent R2, mean FSC, its curve, and the ceiling of a homogeneous map on the same particles."
     labels, latents = read_labels(truth_dir), np.asarray(run.latents)
     if len(labels) != len(latents): raise InputError(f"{truth_dir}: expected the truth of {len(latents)} particles, found {len(labels)}; is it the truth of this set?")
     rows = np.sort(np.random.default_rng(seed).choice(len(labels), min(n, len(labels)), replace=False))
-    average = population_mean(truth_dir, run.box, chunk)
-    repeat = lambda volume: lambda k: np.repeat(volume[None], len(k), 0)
-    curves = per_particle_fsc(lambda k: run.volumes(latents[k]), truth_dir, rows, run.box, chunk)
-    ceiling = per_particle_fsc(repeat(average), truth_dir, rows, run.box, chunk)
+    single = [population_mean(truth_dir, run.box)] + ([np.asarray(run.mean)] if getattr(run, "mean", None) is not None else [])
+    guesses = lambda k: np.stack([np.asarray(run.volumes(latents[k])), *(np.repeat(v[None], len(k), 0) for v in single)])
+    curves, ceiling, *mean = per_particle_fsc(guesses, truth_dir, rows, run.box)
     result = dict(latent_r2=latent_r2(latents, labels), mean_fsc=float(mean_fsc(curves).mean()), ceiling=float(mean_fsc(ceiling).mean()),
                   fsc_curve=curves.mean(0).tolist(), ceiling_curve=ceiling.mean(0).tolist(), particles=rows.tolist(), particle_fsc=mean_fsc(curves).tolist())
-    if getattr(run, "mean", None) is not None:
-        result["mean_map_fsc"] = float(mean_fsc(per_particle_fsc(repeat(np.asarray(run.mean)), truth_dir, rows, run.box, chunk)).mean())
+    if mean: result["mean_map_fsc"] = float(mean_fsc(mean[0]).mean())
     if getattr(run, "poses", None) is not None and (Path(truth_dir) / "rotations.npy").exists():
         result["pose_error_deg"] = pose_error(np.load(Path(truth_dir) / "rotations.npy"), run.poses[0]).median_deg
     return result
