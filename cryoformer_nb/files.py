@@ -40,7 +40,7 @@ def atomic_path(path) -> Path:
                              "free disk space, check the rights, or choose another place") from error
         raise
 
-# %% ../nbs/04_files.ipynb #f11ac392
+# %% ../nbs/04_files.ipynb #2265278f
 class MrcInfo(NamedTuple):
     "What the header of an MRC file says."
     shape: tuple       # (n, y, x) of a stack, (z, y, x) of a map
@@ -48,6 +48,7 @@ class MrcInfo(NamedTuple):
     pixel_size: float  # A, 0 if the header does not say
     axes: tuple        # which of x=1, y=2, z=3 is the fastest, middle and slowest index of the file
 
+# %% ../nbs/04_files.ipynb #c744a89b
 _BYTES = {0: 1, 1: 2, 2: 4, 6: 2, 12: 2}
 
 def mrc_info(path) -> MrcInfo:
@@ -68,7 +69,7 @@ def mrc_info(path) -> MrcInfo:
     axes = tuple(int(h[k]) for k in ("mapc", "mapr", "maps"))
     return MrcInfo(shape, int(h["mode"]), pixel if np.isfinite(pixel) and pixel > 0 else 0.0, axes if sorted(axes) == [1, 2, 3] else (1, 2, 3))
 
-# %% ../nbs/04_files.ipynb #7c743803
+# %% ../nbs/04_files.ipynb #cf50148e
 def _header(shape: tuple, pixel_size: float, volume: bool, low: float, high: float, mean: float, std: float) -> bytes:
     "The 1024 bytes in front of float32 data of `shape` (n, y, x)."
     h = np.zeros((), mrcfile.dtypes.HEADER_DTYPE.newbyteorder("<"))
@@ -82,6 +83,7 @@ def _header(shape: tuple, pixel_size: float, volume: bool, low: float, high: flo
     h["map"], h["machst"], h["nversion"] = b"MAP ", (0x44, 0x44, 0, 0), 20141
     return h.tobytes()
 
+# %% ../nbs/04_files.ipynb #7ea33843
 def _write_mrc(path, chunks, pixel_size: float, volume: bool) -> Path:
     "Stream chunks (n, y, x) of one image size into an MRC file."
     n, shape, total, squares, low, high = 0, None, 0.0, 0.0, np.inf, -np.inf

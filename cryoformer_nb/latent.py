@@ -39,7 +39,7 @@ def principal_path(latents,             # (N, d)
     starts = np.linspace(0, count - width, n) if n > 1 else [(count - width) / 2]
     return np.stack([latents[order[int(round(s)):int(round(s)) + width]].mean(0) for s in starts])
 
-# %% ../nbs/52_latent.ipynb #2332943c
+# %% ../nbs/52_latent.ipynb #218d81fd
 def _lloyd(z: np.ndarray, centres: np.ndarray, steps: int = 100) -> tuple[np.ndarray, np.ndarray, float]:
     "Alternate assignment and averaging; return (centres, labels, cost)."
     for _ in range(steps):
@@ -51,6 +51,7 @@ def _lloyd(z: np.ndarray, centres: np.ndarray, steps: int = 100) -> tuple[np.nda
         centres = moved
     return centres, labels, float((distance**2).sum())
 
+# %% ../nbs/52_latent.ipynb #6c05474c
 def kmeans(latents,          # (N, d)
            k: int,           # clusters
            seed: int = 0,

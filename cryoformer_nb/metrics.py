@@ -47,7 +47,7 @@ def latent_r2(latents,    # (N, d)
     spread = ((truth - truth.mean())**2).sum()
     return float(1 - ((truth - guess)**2).sum() / spread) if spread > 0 else 0.0
 
-# %% ../nbs/51_metrics.ipynb #171f335b
+# %% ../nbs/51_metrics.ipynb #24faa5ce
 class PoseError(NamedTuple):
     "Errors of poses after the best common rotation (and displacement)."
     median_deg: float        # angle
@@ -62,6 +62,7 @@ def common_rotation(Ra: torch.Tensor, Rb: torch.Tensor) -> torch.Tensor:
     flip = torch.diag(torch.tensor([1, 1, torch.linalg.det(U @ Vt).sign()], dtype=Ra.dtype))
     return U @ flip @ Vt
 
+# %% ../nbs/51_metrics.ipynb #597c5baf
 def pose_error(Ra,             # (N, 3, 3) true rotations
                Rb,             # (N, 3, 3) estimated
                shifts_a=None,  # (N, 2) pixels

@@ -67,7 +67,7 @@ def _column(path: Path, name: str, table: pd.DataFrame, optics, rows) -> np.ndar
     if len(bad): raise InputError(f"{path}: expected a number in {name}, found '{values[bad[0]]}' in row {bad[0] + 1} ({len(bad)} rows in all); repair or remove these rows")
     return numbers
 
-# %% ../nbs/20_particles.ipynb #03a91692
+# %% ../nbs/20_particles.ipynb #db9e3e14
 def _pixel_size(path: Path, get) -> float:
     "The one pixel size (A) of the stacks."
     values = get("rlnImagePixelSize")
@@ -82,6 +82,7 @@ def _pixel_size(path: Path, get) -> float:
         raise InputError(f"{path}: expected one positive pixel size, found {found} A; select particles of one pixel size or rescale them to one")
     return float(values[0])
 
+# %% ../nbs/20_particles.ipynb #d07b94d9
 _CTF = {"rlnDefocusU": None, "rlnDefocusV": None, "rlnDefocusAngle": None, "rlnVoltage": (10, 2000), "rlnSphericalAberration": None,
         "rlnAmplitudeContrast": (-1, 1), "rlnPhaseShift": None}
 
@@ -117,11 +118,11 @@ def _poses(path: Path, get, count: int, pixel_size: float) -> tuple[torch.Tensor
     rotations = euler_to_matrix(torch.tensor(np.stack(angles, 1), dtype=torch.float64)).float()
     return rotations, torch.tensor(shifts, dtype=torch.float32), note
 
-# %% ../nbs/20_particles.ipynb #9154c3be
+# %% ../nbs/20_particles.ipynb #077ce1a5
 def _find_stack(name: str, star: Path, datadir, row: int, hint: list) -> Path:
     "The file that `name` means; `hint` remembers the folder that worked last."
     bases = [Path(datadir)] if datadir else []
-    bases += list(star.resolve().parents)
+    bases += dict.fromkeys([*star.absolute().parents, *star.resolve().parents])   # of the link, then of what it points to
     for base in hint + bases:
         if (base / name).is_file():
             hint[:] = [base]
@@ -188,12 +189,13 @@ class _Stacks:
             out[take] = part
         return out
 
-# %% ../nbs/20_particles.ipynb #e5c0355e
+# %% ../nbs/20_particles.ipynb #f37a278d
 class Statistics(NamedTuple):
     "Mean and standard deviation of each image as `Particles.images` gives it."
     mean: torch.Tensor  # (N,)
     std: torch.Tensor   # (N,)
 
+# %% ../nbs/20_particles.ipynb #a134ef4c
 @dataclass(repr=False)
 class Particles:
     "A particle set: poses and CTF in memory, images on disk. Made by `load_particles`."
@@ -220,7 +222,7 @@ class Particles:
         scale = f", cropped from {self.stack_box}" if self.stack_box != self.box else ""
         return f"{len(self)} particles of {self.box} px at {self.pixel_size:.4g} A/px{scale}; {'; '.join(self.notes)}"
 
-# %% ../nbs/20_particles.ipynb #d23d25b5
+# %% ../nbs/20_particles.ipynb #094a0674
 def images(self: Particles,
            indices   # (b,) particle numbers, or a slice
            ) -> torch.Tensor:
@@ -238,6 +240,7 @@ def _refuse(self: Particles, bad, rows, expected: str, found: str):
         first = [f"row {r + 1} ({self.table['rlnImageName'].iloc[r]})" for r in rows[bad.numpy()][:3]]
         raise InputError(f"{self.path}: expected {expected} in every image, found {found} in {int(bad.sum())} image(s), first {', '.join(first)}; remove these rows")
 
+# %% ../nbs/20_particles.ipynb #5bfb2df2
 def statistics(self: Particles, chunk: int = 512) -> Statistics:
     "Mean and standard deviation of every image, in one bounded-memory pass. `InputError` naming images that are constant or not finite."
     mean, std, size = torch.empty(len(self)), torch.empty(len(self)), max(1, min(chunk, (64 << 20) // (4 * self.stack_box**2)))
