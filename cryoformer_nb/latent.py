@@ -39,7 +39,7 @@ def principal_path(latents,             # (N, d)
     starts = np.linspace(0, count - width, n) if n > 1 else [(count - width) / 2]
     return np.stack([latents[order[int(round(s)):int(round(s)) + width]].mean(0) for s in starts])
 
-# %% ../nbs/52_latent.ipynb #218d81fd
+# %% ../nbs/52_latent.ipynb #76f996e4
 def _lloyd(z: np.ndarray, centres: np.ndarray, steps: int = 100) -> tuple[np.ndarray, np.ndarray, float]:
     "Alternate assignment and averaging; return (centres, labels, cost)."
     for _ in range(steps):
@@ -47,7 +47,7 @@ def _lloyd(z: np.ndarray, centres: np.ndarray, steps: int = 100) -> tuple[np.nda
         counts = np.bincount(labels, minlength=len(centres))
         sums = np.stack([np.bincount(labels, column, len(centres)) for column in z.T], 1)
         moved = np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], centres)
-        if np.allclose(moved, centres, rtol=0, atol=1e-7 * (np.abs(z).max() + 1e-12)): break
+        if np.allclose(moved, centres, rtol=0, atol=1e-4 * z.std()): break
         centres = moved
     return centres, labels, float((distance**2).sum())
 

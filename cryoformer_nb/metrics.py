@@ -29,7 +29,7 @@ def true_volumes(truth_dir, labels, box):
     rows = torch.as_tensor(np.rint(np.asarray(labels)).astype(int))
     return torch.stack([fourier_crop3(gaussian_volume(xyz[r], torch.from_numpy(atoms["weight"]), sigma, info.shape[0], info.pixel_size), box) for r in rows])
 
-# %% ../nbs/51_metrics.ipynb #ff4703ed
+# %% ../nbs/51_metrics.ipynb #e82003bf
 def latent_r2(latents,    # (N, d)
               truth,      # (N,) true state, a number
               k: int = 20
@@ -40,7 +40,7 @@ def latent_r2(latents,    # (N, d)
     if len(latents) != len(truth): raise InputError(f"latent R2: expected one true state for each of {len(latents)} latents, found {len(truth)}; is it the truth of this set?")
     if len(latents) < 3 or not np.isfinite(latents).all(): raise InputError("latent R2: expected at least 3 particles with finite latents; check the training")
     k = min(k, len(latents) - 1)
-    _, near = cKDTree(latents, balanced_tree=False, compact_nodes=False).query(latents, k + 1)
+    _, near = cKDTree(latents, balanced_tree=False, compact_nodes=False).query(latents, k + 1, workers=-1)
     votes = near != np.arange(len(latents))[:, None]             # not itself; among many identical latents it may not even be listed
     votes[votes.all(1), -1] = False
     guess = (truth[near] * votes).sum(1) / k
