@@ -139,7 +139,7 @@ def clean_images(molecule: Molecule, draw: Draw, box: int, pixel_size: float, si
         centres[..., :2] -= draw.shifts_px[s, None] * pixel_size
         yield form_images(gaussian_projection(centres, weight, sigma, box, pixel_size), ctf(draw.ctf_params[s], box, pixel_size))
 
-# %% ../nbs/13_simulator.ipynb #1d8d6d95
+# %% ../nbs/13_simulator.ipynb #04d54a94
 SIGMA_PX = 0.8
 
 def _scaled(preset, n: int, box: int, pixel_size: float | None, snr: float, shift_px: float, seed: int) -> tuple[Molecule, Draw, float]:
@@ -149,7 +149,7 @@ def _scaled(preset, n: int, box: int, pixel_size: float | None, snr: float, shif
     if not 0 < snr < np.inf: raise InputError(f"simulate: expected a positive signal-to-noise ratio, found {snr}; 0.1 is usual")
     molecule = load_molecule(preset)
     pixel_size = float(pixel_size or molecule.field / box)
-    reach = np.linalg.norm(molecule.xyz, axis=-1).max() / pixel_size + 2 * SIGMA_PX + abs(shift_px) * 2**0.5
+    reach = np.linalg.norm(molecule.xyz, axis=-1).max() / pixel_size + 2 * SIGMA_PX + abs(shift_px)
     if not pixel_size > 0 or reach > box / 2:
         raise InputError(f"simulate: expected a molecule within {box / 2:.0f} pixels of the centre, found one that reaches {reach:.0f} with its shift; use a larger box, pixel size or a smaller shift")
     draw = draw_particles(n, len(molecule.xyz), shift_px, seed)
