@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['PRIMES', 'level_layout', 'level_entries', 'HashGrid', 'SparseMap', 'lattice_encoding']
 
-# %% ../nbs/30_hash_volume.ipynb #d429a0dd
+# %% ../nbs/30_hash_volume.ipynb #7036d478
 import math
+import warnings
 
 import numpy as np
 import torch
@@ -68,7 +69,7 @@ class HashGrid(nn.Module):
             parts.append(F.embedding_bag(index + offset, self.table, per_sample_weights=weight.to(self.table.dtype), mode="sum"))
         return torch.cat(parts, -1)
 
-# %% ../nbs/30_hash_volume.ipynb #ebd64a5b
+# %% ../nbs/30_hash_volume.ipynb #8bfaf396
 class _SparseProduct(torch.autograd.Function):
     "matrix @ x for a constant sparse matrix, with the transpose at hand for the backward pass."
     @staticmethod
@@ -81,8 +82,14 @@ class _SparseProduct(torch.autograd.Function):
 class SparseMap:
     "A constant linear map as a pair of CSR matrices; `SparseMap(m)(x)` is m @ x, differentiable in x (columns, features)."
     def __init__(self, matrix: sparse.csr_matrix, device=None, dtype=torch.float32):
-        self.pair = [torch.sparse_csr_tensor(torch.from_numpy(m.indptr.astype(np.int32)), torch.from_numpy(m.indices.astype(np.int32)),
-                                             torch.from_numpy(m.data).to(dtype), m.shape, device=device, check_invariants=False) for m in (matrix, matrix.T.tocsr())]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)          # torch calls CSR tensors beta; the product used here is tested below
+            self.pair = [self._csr(m, device, dtype) for m in (matrix, matrix.T.tocsr())]
+
+    @staticmethod
+    def _csr(m: sparse.csr_matrix, device, dtype) -> Tensor:
+        pointers, columns = (torch.from_numpy(a.astype(np.int32)) for a in (m.indptr, m.indices))
+        return torch.sparse_csr_tensor(pointers, columns, torch.from_numpy(m.data).to(dtype), m.shape, device=device, check_invariants=False)
 
     def __call__(self, x: Tensor) -> Tensor: return _SparseProduct.apply(x, *self.pair)
 
