@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# All tests: every notebook from its first to its last cell, then the cross-checks in tests/. Used by the README and by .ci/run alike.
+#   bash tools/test.sh                 everything
+#   bash tools/test.sh 12_projector    one notebook (file name without .ipynb)
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+if [ $# -gt 0 ]; then
+    for name in "$@"; do nbdev_test --path "nbs/$name.ipynb" --do_print; done
+    exit
+fi
+# One thread a worker: two workers with a thread pool each disturb one another badly.
+OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 nbdev_test --n_workers 2
+echo "notebooks: all passed"
+exec python -m pytest -q tests
