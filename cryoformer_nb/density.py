@@ -66,7 +66,7 @@ def gaussian_projection(centres: Tensor,   # (..., g, 3) xyz in A, already rotat
     fx, fy = (_factors(c, sigma, box, pixel_size) for c in centres[..., :2].unbind(-1))
     return (fy * weights[..., None]).mT @ fx / pixel_size
 
-# %% ../nbs/11_density.ipynb #0f66a71e
+# %% ../nbs/11_density.ipynb #7e3a0c92
 def _structure(path) -> gemmi.Structure:
     "The coordinates of a PDB or mmCIF file without hydrogens and waters."
     try: st = gemmi.read_structure(str(path))
@@ -77,7 +77,8 @@ def _structure(path) -> gemmi.Structure:
 
 def load_models(path) -> tuple:       # xyz (s, g, 3) float32 A, weights (g,) float32, elements list of g names
     "Non-hydrogen atoms of every model (conformation) of a file; the weight is atomic number times occupancy, coordinates as in the file."
-    models = [[c.atom for c in m.all()] for m in _structure(path)]
+    st = _structure(path)   # atoms are views into it: it must outlive them
+    models = [[c.atom for c in m.all()] for m in st]
     names = [[a.element.name for a in m] for m in models]
     if any(n != names[0] for n in names): raise InputError(f"{path}: expected the same atoms in all {len(models)} models, found {[len(n) for n in names]}; write one conformation a model")
     xyz = torch.tensor([[a.pos.tolist() for a in m] for m in models], dtype=torch.float32)

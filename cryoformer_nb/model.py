@@ -18,13 +18,13 @@ from .hash_volume import HashGrid, lattice_encoding
 from .projector import image_positions, lattice_coordinates, sample_volume, splat, splat_kernel
 from .transformer import DeformationTransformer, FeedForwardReadout, Regions, pooling, region_weights
 
-# %% ../nbs/33_model.ipynb #41ab2abe
+# %% ../nbs/33_model.ipynb #2f403316
 def gaussian_envelope(box: int, width_px: float, device=None) -> Tensor:
     "Transform of a unit Gaussian of `width_px`, (box, box//2+1) in the layout of `rfft2c`."
     return torch.exp(-2 * torch.pi**2 * width_px**2 * frequencies(box, device=device).square().sum(-1))
 
 def blur(volume: Tensor,     # (..., D, D, D)
-         width_px: float
+         width_px            # number or tensor
          ) -> Tensor:
     "Convolve a map with a unit Gaussian."
     box = volume.shape[-1]
@@ -53,18 +53,19 @@ def unit_cube(points: Tensor, box: int) -> Tensor:
     "Pixels from the centre to the hash grid's [0, 1]."
     return ((points + box // 2) / box).clamp(0, 1)
 
-# %% ../nbs/33_model.ipynb #c13a6572
+# %% ../nbs/33_model.ipynb #df861046
 class CryoFormer(nn.Module):
     "Continuous heterogeneous density: built by `from_consensus`; images are transforms in units of the noise."
     def __init__(self, config, mask: Tensor, start: Tensor, noise: Tensor, width_px: float):
         "`mask` (D, D, D) bool support, `start` (D, D, D) first map in whitened units, `noise` (D, D//2+1) amplitude, `width_px` of a scatterer."
         super().__init__()
         c, box = config, mask.shape[-1]
-        self.config, self.box, self.width_px = c, box, width_px
+        self.config, self.box = c, box
         coords = lattice_coordinates(box, mask)
         self.register_buffer("bounds", torch.stack([coords.amin(0), coords.amax(0)]))
         self.register_buffer("reference", start.clamp(min=0) * mask)                      # what the encoder subtracts
         self.register_buffer("noise", noise)
+        self.register_buffer("width_px", torch.tensor(float(width_px)))
         self.register_buffer("scale", torch.quantile(start[mask].float(), 0.9).clamp(min=1e-9) / 2)
         self.register_buffer("kernel", gaussian_envelope(box, width_px) / splat_kernel(box))
         self.register_buffer("smooth", gaussian_envelope(box, c.encoder_blur_px))
