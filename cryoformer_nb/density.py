@@ -66,11 +66,14 @@ def gaussian_projection(centres: Tensor,   # (..., g, 3) xyz in A, already rotat
     fx, fy = (_factors(c, sigma, box, pixel_size) for c in centres[..., :2].unbind(-1))
     return (fy * weights[..., None]).mT @ fx / pixel_size
 
-# %% ../nbs/11_density.ipynb #7e3a0c92
+# %% ../nbs/11_density.ipynb #a6035961
 def _structure(path) -> gemmi.Structure:
     "The coordinates of a PDB or mmCIF file without hydrogens and waters."
     try: st = gemmi.read_structure(str(path))
     except (OSError, RuntimeError, ValueError) as e: raise InputError(f"{path}: expected a PDB or mmCIF file, found: {e}") from e
+    for residue in (r for model in st for chain in model for r in chain if {"N", "CA", "C"} <= {a.name for a in r}):
+        for a in residue:   # PDB files without the element column, written by simulation programs: CA is no calcium in an amino acid
+            if a.element.name not in ("C", "N", "O", "S", "H", "D", "Se"): a.element = gemmi.Element(a.name.lstrip("0123456789")[:1])
     st.remove_hydrogens(); st.remove_waters(); st.remove_alternative_conformations()
     if not len(st) or not st[0].count_atom_sites(): raise InputError(f"{path}: expected atoms, found none; is it a coordinate file (.pdb, .cif)?")
     return st
