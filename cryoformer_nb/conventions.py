@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['InputError', 'check_box']
 
-# %% ../nbs/00_conventions.ipynb #45df49d0
+# %% ../nbs/00_conventions.ipynb #fca3dd19
 class InputError(ValueError):
     "Bad input: one line that says what was expected, what was found and what to do. The command line turns it into exit status 2."
 
-# %% ../nbs/00_conventions.ipynb #33511fe1
+# %% ../nbs/00_conventions.ipynb #83a26271
 def check_box(box: int, what: str = "image") -> int:
     "Return `box` if it is a positive even number of pixels, else raise `InputError`: the centre is defined as pixel box//2."
     if int(box) != box or box < 4 or box % 2:

@@ -66,42 +66,50 @@ def image_positions(coords: Tensor,     # (v, 3) xyz px
     "Where each point lands: (R p)_xy - t. Differentiable in the pose."
     return (rotations[:, :2] @ coords.mT - shifts_px[..., None]).mT   # x and y each contiguous in memory, which splat likes
 
-# %% ../nbs/12_projector.ipynb #73e79dc8
+# %% ../nbs/12_projector.ipynb #fa30ba44
+def _scatter(values: Tensor, positions: Tensor, box: int) -> tuple:
+    "The images (b, box, box), and for the way back: index of the upper left pixel (b, v), weights to the right and below, and which points lie inside."
+    n = box + 2
+    p = positions + (box // 2 + 1)
+    corner = p.floor()
+    inside = ((corner >= 0) & (corner <= box)).all(-1)
+    corner = corner.clamp_(0, box)
+    wx, wy = (p - corner).unbind(-1)
+    index = torch.add(corner[..., 0], corner[..., 1], alpha=n).long()
+    v = values * inside
+    right, bottom = v * wx, v * wy
+    both = right * wy
+    image = values.new_zeros(len(values), n * n)
+    for offset, share in ((0, v - right - bottom + both), (1, right - both), (n, bottom - both), (n + 1, both)):
+        image[:, offset:].scatter_add_(1, index, share)
+    return image.view(-1, n, n)[:, 1:-1, 1:-1].contiguous(), index, wx, wy, inside
+
+def _gather(grad: Tensor, index: Tensor, wx: Tensor, wy: Tensor) -> tuple:
+    "Bilinear interpolation of images (b, y, x) at the scattered positions, and its derivatives along x and y: each (b, v)."
+    n = grad.shape[-1] + 2
+    flat = nn.pad(grad, (1, 1, 1, 1)).flatten(1)
+    a, b, c, d = (flat[:, offset:].gather(1, index) for offset in (0, 1, n, n + 1))
+    top, bottom = torch.lerp(a, b, wx), torch.lerp(c, d, wx)
+    return torch.lerp(top, bottom, wy), torch.lerp(b - a, d - c, wy), bottom - top
+
+# %% ../nbs/12_projector.ipynb #04da529b
 class _Splat(torch.autograd.Function):
     "Bilinear scatter of values (b, v) at positions (b, v, 2) into images (b, box, box); backward gathers."
 
     @staticmethod
     def forward(ctx, values, positions, box):
-        n = box + 2
-        p = positions + (box // 2 + 1)
-        corner = p.floor()
-        inside = ((corner >= 0) & (corner <= box)).all(-1)
-        corner = corner.clamp_(0, box)
-        wx, wy = (p - corner).unbind(-1)
-        cx, cy = corner.unbind(-1)
-        index = torch.add(cx, cy, alpha=n).long()          # of the upper left pixel in the bordered image
-        v = values * inside
-        right, bottom = v * wx, v * wy
-        both = right * wy
-        image = values.new_zeros(len(values), n * n)
-        for offset, share in ((0, v - right - bottom + both), (1, right - both), (n, bottom - both), (n + 1, both)):
-            image[:, offset:].scatter_add_(1, index, share)
-        ctx.save_for_backward(index, wx, wy, inside, values); ctx.box = box
-        return image.view(-1, n, n)[:, 1:-1, 1:-1].contiguous()
+        image, *saved = _scatter(values, positions, box)
+        ctx.save_for_backward(values, *saved)
+        return image
 
     @staticmethod
     def backward(ctx, grad):
-        index, wx, wy, inside, values = ctx.saved_tensors
-        n = ctx.box + 2
-        flat = nn.pad(grad, (1, 1, 1, 1)).flatten(1)
-        a, b, c, d = (flat[:, o:].gather(1, index) for o in (0, 1, n, n + 1))
-        top, bottom = torch.lerp(a, b, wx), torch.lerp(c, d, wx)
-        grad_values = torch.lerp(top, bottom, wy) * inside if ctx.needs_input_grad[0] else None
-        if not ctx.needs_input_grad[1]: return grad_values, None, None
+        values, index, wx, wy, inside = ctx.saved_tensors
+        at, dx, dy = _gather(grad, index, wx, wy)
         v = values * inside
-        return grad_values, torch.stack([v * torch.lerp(b - a, d - c, wy), v * (bottom - top)], 1).mT, None
+        grad_positions = torch.stack([v * dx, v * dy], 1).mT if ctx.needs_input_grad[1] else None
+        return at * inside, grad_positions, None
 
-# %% ../nbs/12_projector.ipynb #8627c9aa
 def splat(values: Tensor,             # (b, v)
           positions: Tensor,          # (b, v, 2) of (x, y) px from the centre
           box: int
