@@ -66,21 +66,22 @@ def image_positions(coords: Tensor,     # (v, 3) xyz px
     "Where each point lands: (R p)_xy - t. Differentiable in the pose."
     return (rotations[:, :2] @ coords.mT - shifts_px[..., None]).mT   # x and y each contiguous in memory, which splat likes
 
-# %% ../nbs/12_projector.ipynb #fa30ba44
+# %% ../nbs/12_projector.ipynb #0b853217
 def _scatter(values: Tensor, positions: Tensor, box: int) -> tuple:
     "The images (b, box, box), and for the way back: index of the upper left pixel (b, v), weights to the right and below, and which points lie inside."
     n = box + 2
-    p = positions + (box // 2 + 1)
-    corner = p.floor()
-    inside = ((corner >= 0) & (corner <= box)).all(-1)
-    corner = corner.clamp_(0, box)
-    wx, wy = (p - corner).unbind(-1)
-    index = torch.add(corner[..., 0], corner[..., 1], alpha=n).long()
+    px, py = (c + (box // 2 + 1) for c in positions.unbind(-1))
+    cx, cy = px.floor(), py.floor()
+    inside = torch.maximum((cx - box / 2).abs_(), (cy - box / 2).abs_()) <= box / 2
+    cx.clamp_(0, box), cy.clamp_(0, box)
+    wx, wy = px.sub_(cx), py.sub_(cy)                       # in place: allocating arrays costs more than the arithmetic
+    index = cy.mul_(n).add_(cx).long()
     v = values * inside
     right, bottom = v * wx, v * wy
     both = right * wy
+    v.sub_(right).sub_(bottom).add_(both)
     image = values.new_zeros(len(values), n * n)
-    for offset, share in ((0, v - right - bottom + both), (1, right - both), (n, bottom - both), (n + 1, both)):
+    for offset, share in ((0, v), (1, right.sub_(both)), (n, bottom.sub_(both)), (n + 1, both)):
         image[:, offset:].scatter_add_(1, index, share)
     return image.view(-1, n, n)[:, 1:-1, 1:-1].contiguous(), index, wx, wy, inside
 
