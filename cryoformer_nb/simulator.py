@@ -204,7 +204,7 @@ def simulate(out,                            # folder to make
     _write_star(out / "particles.star", "particles.mrcs", draw, box, pixel_size, seed)   # last: a set with a star file is complete
     return out / "particles.star"
 
-# %% ../nbs/13_simulator.ipynb #23a4eb3a
+# %% ../nbs/13_simulator.ipynb #b193e1ce
 def true_volumes(truth_dir,             # a folder `truth` as `simulate` writes it
                  labels,                # (k,) states
                  box: int | None = None # default: the box of the stored volumes
@@ -217,6 +217,7 @@ def true_volumes(truth_dir,             # a folder `truth` as `simulate` writes 
     volume, pixel_size = read_map(stored[0])
     with np.load(truth / "atoms.npz") as z:
         xyz, weight, sigma = torch.tensor(z["xyz"]), torch.tensor(z["weight"]), float(z["sigma"]) if "sigma" in z else 1.5
+        if "sigma" not in z: xyz -= xyz.mean((0, 1))     # sets of other programs: atoms as in the structure file, volumes centred on the mean of all states
     labels = torch.as_tensor(np.asarray(labels)).long()
     states, index = labels.unique(return_inverse=True)
     if len(states) and not 0 <= states[0] <= states[-1] < len(xyz): raise InputError(f"{truth}: expected states 0 to {len(xyz) - 1}, found {int(states[0])} to {int(states[-1])}")

@@ -114,7 +114,7 @@ def learning_rate(step: int, progress: float, warmup: int) -> float:
     "Factor on the learning rates: linear warm-up, then a cosine from 1 to 0.02 over progress 0..1."
     return min(1.0, (step + 1) / max(warmup, 1)) * (0.02 + 0.49 * (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0))))
 
-# %% ../nbs/41_training.ipynb #ec4e8432
+# %% ../nbs/41_training.ipynb #994f664c
 class Trainer:
     "State of a training run: model, optimizer, step, seconds used, history."
     def __init__(self, particles: Particles, config: Config, average: Consensus):
@@ -129,10 +129,10 @@ class Trainer:
         self.images = particles.whole(int(config.memory_gb * 2**30))
         self.step, self.seconds, self.updates, self.history = 0, 0.0, 0, []
         self.optimizer = self.new_optimizer()
-        y, R, t, h = self.batch(np.unique(np.linspace(0, len(particles) - 1, 256).astype(int)))
+        y, R, t, h = self.batch(np.unique(np.linspace(0, len(particles) - 1, self.chunk).astype(int)))
         self.model.encoder.calibrate(self.model.residuals(y, R, t, h), R, t)
 
-# %% ../nbs/41_training.ipynb #a344e08d
+# %% ../nbs/41_training.ipynb #fe9cd5e2
 def new_optimizer(self: Trainer) -> torch.optim.Optimizer:
     "Adam with a rate each for the hash table, the free base and the networks."
     m, c = self.model, self.config
@@ -147,6 +147,8 @@ def batch(self: Trainer, rows) -> tuple:
     images, R, t, params = (x.to(self.device) for x in (images, p.rotations[rows], p.shifts_px[rows], p.ctf_params[rows]))
     return rfft2c(images) / self.model.noise, R, t, ctf(params, p.box, p.pixel_size) / self.model.noise
 
+# Images handled at once outside of training: as many as keep the arrays over the support in about 50 MB.
+Trainer.chunk = property(lambda self: max(8, min(256, 4_000_000 // len(self.model.support.coords))))
 Trainer.steps_per_epoch = property(lambda self: max(1, len(self.particles) // self.config.batch))
 Trainer.new_optimizer, Trainer.batch = new_optimizer, batch
 
@@ -231,11 +233,11 @@ def restore(self: Trainer, state: dict) -> None:
 
 Trainer.save, Trainer.restore = save, restore
 
-# %% ../nbs/41_training.ipynb #c4e1b3bc
+# %% ../nbs/41_training.ipynb #4d513d8a
 @torch.no_grad()
-def latents(self: Trainer, chunk: int = 128) -> np.ndarray:
+def latents(self: Trainer) -> np.ndarray:
     "The latent of every particle, (N, d), in input order, without the channel's noise."
-    parts = [self.model.encode(*self.batch(rows)) for rows in torch.arange(len(self.particles)).split(chunk)]
+    parts = [self.model.encode(*self.batch(rows)) for rows in torch.arange(len(self.particles)).split(self.chunk)]
     return torch.cat(parts).cpu().numpy()
 
 def finish(self: Trainer, out: Path) -> None:
@@ -350,7 +352,7 @@ def train(particles,                      # `Particles`, or the path of a star f
     trainer.finish(out)
     return Run(out)
 
-# %% ../nbs/41_training.ipynb #b4ec662f
+# %% ../nbs/41_training.ipynb #2f1bd813
 class Clock:
     "How far a run is: by wall time, with what the results will cost set aside, or by steps."
     def __init__(self, trainer: Trainer, started: float, minutes: float | None, epochs: float | None):
@@ -359,8 +361,9 @@ class Clock:
         if minutes:
             self.budget = 60 * minutes
             trial = time.perf_counter()
-            with torch.no_grad(): trainer.model.encode(*trainer.batch(torch.arange(min(128, len(trainer.particles)))))
-            each = (time.perf_counter() - trial) / min(128, len(trainer.particles))
+            rows = torch.arange(min(trainer.chunk, len(trainer.particles)))
+            with torch.no_grad(): trainer.model.encode(*trainer.batch(rows))
+            each = (time.perf_counter() - trial) / len(rows)
             self.reserve = min(1.3 * each * len(trainer.particles) + 2, 0.25 * self.budget)
 
     def seconds(self) -> float: return time.perf_counter() - self.started + self.before

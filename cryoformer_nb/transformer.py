@@ -34,7 +34,7 @@ def region_weights(points: Tensor,        # (v, 3) xyz px
     q = low.long()[:, None] + corners
     return (q[..., 2] * n + q[..., 1]) * n + q[..., 0], weight
 
-# %% ../nbs/32_transformer.ipynb #72713878
+# %% ../nbs/32_transformer.ipynb #b952853a
 class Regions:
     "The partition of fixed points (v, 3) between n^3 queries: interpolation of queries and the `dot` readout."
     def __init__(self, points: Tensor, bounds: Tensor, n: int, interpolation: str = "trilinear"):
@@ -42,23 +42,24 @@ class Regions:
         cell = index[:, 0]                                   # the lowest corner names the cell
         self.order = torch.argsort(cell, stable=True)
         self.rank = torch.argsort(self.order)
-        self.index, self.weight = index[self.order], weight[self.order]
+        index, self.weight = index[self.order], weight[self.order]
         _, counts = torch.unique_consecutive(cell[self.order], return_counts=True)
-        edges = [0, *counts.cumsum(0).tolist()]
-        self.cells = [(a, b, self.index[a]) for a, b in zip(edges, edges[1:])]
+        self.counts = counts.tolist()                        # voxels of each cell
+        self.queries = index[counts.cumsum(0) - 1]      # (cells, 8)
 
     def dot(self, q: Tensor,          # (b, N, C)
             key: Tensor               # (v, C) in the order of the points
             ) -> Tensor:              # (b, v)
         "Interpolate the queries to each point and take the product with its key."
         joint = (self.weight[:, :, None] * key[self.order][:, None]).flatten(1)          # (v, 8C)
-        parts = [q[:, queries].flatten(1) @ joint[a:b].mT for a, b, queries in self.cells]
+        corners = q[:, self.queries].flatten(2).unbind(1)                                # one (b, 8C) a cell
+        parts = [corner @ cell.mT for corner, cell in zip(corners, joint.split(self.counts))]
         return torch.cat(parts, 1)[:, self.rank]
 
     def spread(self, q: Tensor        # (b, N, C)
                ) -> Tensor:           # (b, v, C)
         "The interpolated query at each point."
-        parts = [self.weight[a:b] @ q[:, queries] for a, b, queries in self.cells]
+        parts = [weight @ q[:, queries] for weight, queries in zip(self.weight.split(self.counts), self.queries)]
         return torch.cat(parts, 1)[:, self.rank]
 
 # %% ../nbs/32_transformer.ipynb #cc87b949
