@@ -2,6 +2,12 @@
 
 __version__ = "0.1.0"
 
+import os as _os
+
+# libgomp's threads wait for one another by spinning for milliseconds. On a machine that does anything else at the same time that is ruinous:
+# two trainings side by side on two cores took 4 times as long each as alone, and up to 30 times; with a short spin, twice, and alone about the same.
+if "OMP_WAIT_POLICY" not in _os.environ: _os.environ.setdefault("GOMP_SPINCOUNT", "2000")   # read when torch is first imported
+
 #: The public names and the module each lives in, imported when first asked for so that `cryoformer --help` is instant.
 _PUBLIC = {"simulate": "simulator", "load_particles": "particles", "train": "training", "Config": "training", "Run": "training", "fsc": "fourier_shells"}
 
