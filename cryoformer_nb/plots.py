@@ -42,7 +42,7 @@ def mesh(volume,                   # (z, y, x)
     points, triangles, _, _ = marching_cubes(np.pad(v, 1, constant_values=v.min()), level, allow_degenerate=False)
     return ((points[:, ::-1] - 1 - len(v) // 2) * pixel_size).astype(np.float32), triangles
 
-# %% ../nbs/60_plots.ipynb #58b8b714
+# %% ../nbs/60_plots.ipynb #2c0c7c7c
 def _mesh3d(points, triangles, **style) -> go.Mesh3d:
     "A plotly surface from small typed arrays."
     kind = np.uint16 if len(points) < 65536 else np.uint32
@@ -57,7 +57,7 @@ def _camera(volume, level: float) -> dict:
     _, axes = np.linalg.eigh(np.cov(where.T))
     eye, up = (a * (-1 if a[np.abs(a).argmax()] < 0 else 1) for a in (axes[:, 0], axes[:, 2]))
     eye = eye + 0.25 * up
-    eye, up = (dict(zip("xyz", (float(c) for c in a))) for a in (1.8 * eye / np.linalg.norm(eye), up))
+    eye, up = (dict(zip("xyz", (float(c) for c in a))) for a in (1.9 * eye / np.linalg.norm(eye), up))
     return dict(eye=eye, up=up, center=dict(zip("xyz", (-0.08 * c for c in up.values()))))      # in perspective: plotly lights no orthographic view
 
 def _scene(points, camera: dict) -> dict:

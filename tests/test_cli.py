@@ -279,7 +279,7 @@ def run(*argv, cwd):
 def test_the_installed_command(work):
     done = run("train", "nowhere.star", "--out", "new", cwd=work)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and not (work / "new").exists()
-    for command in ("demo", "simulate", "train", "volumes", "fsc", "score", "report"):
+    for command in ("demo", "simulate", "train", "volumes", "fsc", "score", "report", "benchmark"):
         done = run(command, "--help", cwd=work)
         assert done.returncode == 0 and done.stdout.startswith(f"usage: cryoformer {command}")
 

@@ -42,7 +42,7 @@ def imported(source: str) -> set:
     for node in ast.walk(tree(source)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "cryoformer_nb":
             rest = node.module.split(".")[1:]
-            found |= {rest[0]} if rest else {a.name for a in node.names}
+            found |= {rest[0]} if rest else {a.name for a in node.names if not a.name.startswith("__")}
         elif isinstance(node, ast.Import):
             found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("cryoformer_nb.")}
     return found
