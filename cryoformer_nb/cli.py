@@ -142,7 +142,7 @@ def _volumes(a) -> None:
         (folder / "volumes.csv").write_text("file,what,nearest_particle\n" + "".join(rows))
     print(f"{len(z)} maps of {run.box} px at {run.pixel_size:.4g} A/px: {a.out}")
 
-# %% ../nbs/70_cli.ipynb #3996d570
+# %% ../nbs/70_cli.ipynb #c1bb6249
 def _plain(value):
     "Something that JSON can hold; infinite and undefined numbers become null."
     import numpy as np
@@ -163,6 +163,7 @@ def _fsc(a) -> None:
     for s, f, v in zip(curve.shell[1:], curve.frequency[1:], curve.value[1:]): print(f"{s:5d}  {1 / f:14.2f}  {v:5.3f}")
     print(f"resolution {curve.resolution_05:.2f} A at 0.5, {curve.resolution_0143:.2f} A at 0.143")
 
+# %% ../nbs/70_cli.ipynb #fdcd87f1
 def _score(a) -> None:
     "Compare a run with the truth of a simulated set: how well latents predict the state, and particles' maps agree with their true maps."
     from cryoformer_nb.metrics import score
@@ -177,7 +178,7 @@ def _score_lines(s: dict) -> str:
              f"ceiling    {s['ceiling']:.3f}   the average of all true maps against the same"]
     return "\n".join(lines)
 
-# %% ../nbs/70_cli.ipynb #1f2d2665
+# %% ../nbs/70_cli.ipynb #821c12bb
 def _report(a) -> None:
     "Write one page with the figures of a run; it opens without a network."
     from cryoformer_nb.report import report
@@ -198,6 +199,7 @@ def _benchmark(a) -> None:
             print("ms per image" + "".join(f"{row['voxels']:>9d} voxels" for row in rows))
             for name in list(rows[0])[1:]: print(f"{name:12s}" + "".join(f"{row[name]:16.3f}" for row in rows))
 
+# %% ../nbs/70_cli.ipynb #ab37d5a3
 #: Seconds the demo keeps for maps, scores and drawing after training, at most a quarter of its time.
 _AFTER_TRAINING = 30
 
