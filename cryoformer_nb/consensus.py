@@ -37,21 +37,23 @@ def insert_slices(values: Tensor,       # (b, k) complex samples, already times 
         total.view(-1).index_add_(0, index, (values * share).flatten())
         weight.view(-1).index_add_(0, index, (weights * share).flatten())
 
-# %% ../nbs/22_consensus.ipynb #01af6bb6
+# %% ../nbs/22_consensus.ipynb #9f18305c
 def noise_spectrum(images: Tensor        # (n, D, D) a sample of the set
                    ) -> Tensor:          # (D, D//2+1) standard deviation of a Fourier coefficient of a pure-noise image / D
-    "Radial noise amplitude from the image corners; white noise of variance s^2 gives s everywhere."
+    "Radial noise amplitude from the image corners; white noise of variance s^2 gives s everywhere. Images with empty corners (masked ones) give that of the whole image."
     box = images.shape[-1]
     axis = torch.arange(box, device=images.device) - box // 2
     radius = (axis[:, None]**2 + axis**2).sqrt() / (box / 2)
     window = ((radius - 0.9) / 0.15).clamp(0, 1) ** 2
+    centred = images - (images * window).sum((1, 2), keepdim=True) / window.sum()
+    if (centred.square() * window).sum() / window.sum() / len(images) < 1e-4 * images.var((1, 2)).mean(): window = torch.ones_like(window)
     x = images - (images * window).sum((1, 2), keepdim=True) / window.sum()
     power = rfft2c(x * window).abs().square().mean(0) / window.square().sum()
     shell = shell_index(box, 2, images.device).clamp(max=box // 2)
     count = torch.bincount(shell.flatten())
     radial = torch.zeros_like(count, dtype=power.dtype).index_add_(0, shell.flatten(), power.flatten()) / count
     radial[:3] = radial[3]                                  # too few samples, and the window leaks there
-    return radial[shell].sqrt()
+    return radial.clamp(min=1e-3 * radial.max())[shell].sqrt()   # filtered images have no noise at some frequencies: do not divide by it
 
 # %% ../nbs/22_consensus.ipynb #34c698cb
 def back_project(particles: Particles,
