@@ -61,7 +61,7 @@ def _simulate_options(p):
     p.add_argument("--seed", type=int, default=0, metavar="K", help="seed of everything random (default %(default)s)")
     p.add_argument("--overwrite", action="store_true", help="replace an existing set")
 
-# %% ../nbs/69_arguments.ipynb #be3e1cae
+# %% ../nbs/69_arguments.ipynb #b472a26d
 def _volumes_options(p):
     "Arguments of `volumes`."
     p.add_argument("run", metavar="RUN", help="run folder")
@@ -69,9 +69,9 @@ def _volumes_options(p):
     which = p.add_mutually_exclusive_group()
     which.add_argument("--particles", metavar="I,J,...", help="the maps of these particles, counted from 0 in the order of the star file")
     which.add_argument("--latents", metavar="Z.npy", help="the maps of these latents, one a row")
-    which.add_argument("--pc", type=_count, metavar="K", help="maps along principal component K, counted from 1 (default 1)")
+    which.add_argument("--pc", type=_count, metavar="K", help="maps along principal component K, counted from 1 (default: along the main motion, a curve through the particles)")
     which.add_argument("--kmeans", type=_count, metavar="K", help="the maps of K cluster centres")
-    p.add_argument("-n", type=_count, default=10, metavar="N", help="number of maps along the principal component (default %(default)s)")
+    p.add_argument("-n", type=_count, default=10, metavar="N", help="number of maps along the component or motion (default %(default)s)")
     p.add_argument("--overwrite", action="store_true", help="replace an existing folder of maps")
     p.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
 

@@ -42,7 +42,7 @@ def _outside(out, *inputs):
         if path and Path(out).resolve() in (Path(path).resolve(), *Path(path).resolve().parents):
             raise InputError(f"{out}: expected an output folder apart from the input, found that it holds {path}; choose another name")
 
-# %% ../nbs/70_cli.ipynb #cb7cc0c9
+# %% ../nbs/70_cli.ipynb #6750dbc9
 def _simulate(a) -> None:
     "Simulate a particle set with known truth: RELION star file, image stack, and the states, poses and maps they were made from."
     from cryoformer_nb.simulator import simulate
@@ -74,7 +74,7 @@ def _train(a) -> None:
     if a.half_sets: _train_halves(a, particles, config)
     last = run.history.iloc[-1].to_dict() if len(run.history) else {}
     if last: print(f"{last['epoch']:.1f} passes in {last['seconds'] / 60:.1f} min, loss {last['loss']:.4f}, {last['images_per_second']:.0f} images/s")
-    print(f"run folder: {a.out}\nlook at it:  cryoformer report {a.out}\nmaps:        cryoformer volumes {a.out} --out {Path(a.out) / 'volumes'} --pc 1 -n 10")
+    print(f"run folder: {a.out}\nlook at it:  cryoformer report {a.out}\nmaps:        cryoformer volumes {a.out} --out {Path(a.out) / 'volumes'}")
 
 # %% ../nbs/70_cli.ipynb #36c2b710
 def _half_rows(particles):
@@ -100,11 +100,11 @@ def _train_halves(a, particles, config) -> None:
     (x, pixel_size), (y, _) = (read_map(Path(a.out) / f"half{k}.mrc") for k in (1, 2))
     print(f"mean maps of the half sets agree to {fsc(x, y, pixel_size).resolution_0143:.2f} A (FSC 0.143, no mask)")
 
-# %% ../nbs/70_cli.ipynb #48c0d416
+# %% ../nbs/70_cli.ipynb #d461bfb2
 def _chosen(a, run):
     "The latents (k, d) that the options of `volumes` ask for, and a column of labels."
     import numpy as np
-    from cryoformer_nb.latent import kmeans, principal_path
+    from cryoformer_nb.latent import kmeans, motion_path, principal_path
     z = np.asarray(run.latents)
     if a.particles is not None:
         try: rows = [int(i) for i in a.particles.split(",")]
@@ -120,12 +120,12 @@ def _chosen(a, run):
     if a.kmeans is not None:
         centres, labels = kmeans(z, a.kmeans)
         return centres, [f"cluster of {count} particles" for count in np.bincount(labels, minlength=a.kmeans)]
-    path = principal_path(z, a.pc or 1, a.n)
-    return path, [f"component {a.pc or 1} point {i + 1} of {len(path)}" for i in range(len(path))]
+    path, name = (principal_path(z, a.pc, a.n), f"component {a.pc}") if a.pc else (motion_path(z, a.n), "main motion")
+    return path, [f"{name} point {i + 1} of {len(path)}" for i in range(len(path))]
 
-# %% ../nbs/70_cli.ipynb #96c5d76a
+# %% ../nbs/70_cli.ipynb #f8cd1f86
 def _volumes(a) -> None:
-    "Write maps of a run: of chosen particles or latents, along a principal component, or at cluster centres."
+    "Write maps of a run: of chosen particles or latents, along a principal component, at cluster centres, or (default) along the main motion, a curve through the particles."
     import numpy as np
     from scipy.spatial import cKDTree
     from tqdm.auto import tqdm
@@ -199,7 +199,7 @@ def _benchmark(a) -> None:
             print("ms per image" + "".join(f"{row['voxels']:>9d} voxels" for row in rows))
             for name in list(rows[0])[1:]: print(f"{name:12s}" + "".join(f"{row[name]:16.3f}" for row in rows))
 
-# %% ../nbs/70_cli.ipynb #ab37d5a3
+# %% ../nbs/70_cli.ipynb #8ad44397
 #: Seconds the demo keeps for maps, scores and drawing after training, at most a quarter of its time.
 _AFTER_TRAINING = 30
 
@@ -216,7 +216,7 @@ def _demo(a) -> None:
     particles = load_particles(out / "particles.star")
     run = train(particles, out / "run", minutes=max(left, 15) / 60, started=time.perf_counter())
     print("3/4 maps along the main motion", flush=True)
-    _volumes(argparse.Namespace(run=run.path, out=out / "volumes", particles=None, latents=None, kmeans=None, pc=1, n=10, overwrite=False, quiet=True))
+    _volumes(argparse.Namespace(run=run.path, out=out / "volumes", particles=None, latents=None, kmeans=None, pc=None, n=10, overwrite=False, quiet=True))
     print("4/4 comparing with the truth, drawing the report", flush=True)
     print(_finish_demo(out, run, particles, a.preset))
     print(f"done in {(time.perf_counter() - a.started) / 60:.1f} min; open {out / 'report.html'} in a browser")

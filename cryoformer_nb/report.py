@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['report']
 
-# %% ../nbs/63_report.ipynb #6283468c
+# %% ../nbs/63_report.ipynb #687a5564
 from html import escape
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from plotly.offline import get_plotlyjs
 
 from .files import atomic_path, read_map
 from .fourier_shells import fsc
-from .latent import flexibility_map, principal_path
+from .latent import flexibility_map, motion_path
 from .metrics import read_labels, score
 from .plots import flexibility_figure, fsc_figure, latent_figure, loss_figure, path_figure
 
@@ -112,11 +112,11 @@ def _fsc_card(run, scores) -> str | None:
     return _card("Agreement of the half maps", fsc_figure({"half maps": fsc(a, b, pixel).value}, pixel, 0.143),
                  "Two maps from independent halves of the particles. The dot marks the resolution at 0.143, without a mask.", "fsc")
 
-# %% ../nbs/63_report.ipynb #d6280935
+# %% ../nbs/63_report.ipynb #e38bd293
 def _cards(run, truth, scores, n: int) -> list:
     "The figures of the report, each on its card; None where there is nothing to show."
     z, labels = np.asarray(run.latents), read_labels(truth) if truth else None
-    path = principal_path(z, 1, n)
+    path = motion_path(z, n)
     volumes = np.asarray(run.volumes(path))
     moving = flexibility_map(run.volumes(z[np.unique(np.linspace(0, len(z) - 1, 40).astype(int))]))
     seen = ("The colour is the true state, which training never saw: a smooth gradient means that the motion was found. " if truth
