@@ -156,6 +156,10 @@ def test_readme_has_two_commands():
     assert readme_commands() == ["pip install -c constraints.txt -e . && cryoformer demo", "pip install -c constraints.txt -e '.[dev]' && bash tools/test.sh"]
 
 
+def test_readme_has_no_blanks():
+    assert "{{" not in (ROOT / "README.md").read_text(encoding="utf-8"), "a number is still to be filled in, in nbs/index.ipynb"
+
+
 def test_readme_links_exist():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)\s#]+)[^)]*\)", text) + re.findall(r'src="([^"]+)"', text):
