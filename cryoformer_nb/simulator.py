@@ -160,7 +160,7 @@ def _scaled(preset, n: int, box: int, pixel_size: float | None, snr: float, shif
     std = float(squares / count - (total / count)**2)**0.5
     return molecule._replace(weight=molecule.weight * snr**0.5 / std), draw, pixel_size
 
-# %% ../nbs/13_simulator.ipynb #073b53e5
+# %% ../nbs/13_simulator.ipynb #6224d9bf
 def _write_star(path: Path, stack: str, draw: Draw, box: int, pixel_size: float, seed: int):
     "The RELION 3.1 star file of a simulated set."
     n, p = len(draw.labels), draw.ctf_params.double().numpy()
@@ -169,7 +169,7 @@ def _write_star(path: Path, stack: str, draw: Draw, box: int, pixel_size: float,
     euler, origin = matrix_to_euler(draw.rotations.double()).numpy(), draw.shifts_px.double().numpy() * pixel_size
     particles = pd.DataFrame({"rlnImageName": [f"{i + 1:06d}@{stack}" for i in range(n)], "rlnOpticsGroup": 1,
                               "rlnAngleRot": euler[:, 0], "rlnAngleTilt": euler[:, 1], "rlnAnglePsi": euler[:, 2], "rlnOriginXAngst": origin[:, 0], "rlnOriginYAngst": origin[:, 1],
-                              "rlnDefocusU": p[:, 0], "rlnDefocusV": p[:, 1], "rlnDefocusAngle": p[:, 2], "rlnRandomSubset": np.random.default_rng([seed, 2]).permutation(np.arange(n) % 2 + 1)})
+                              "rlnDefocusU": p[:, 0], "rlnDefocusV": p[:, 1], "rlnDefocusAngle": p[:, 2], "rlnPhaseShift": p[:, 6], "rlnRandomSubset": np.random.default_rng([seed, 2]).permutation(np.arange(n) % 2 + 1)})
     with atomic_path(path) as name: starfile.write({"optics": optics, "particles": particles}, name)
 
 def _write_truth(folder: Path, molecule: Molecule, draw: Draw, box: int, pixel_size: float):
