@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['quality', 'consensus_score', 'step_parts', 'cost', 'memory']
 
-# %% ../nbs/61_benchmark.ipynb #cda543cc
+# %% ../nbs/61_benchmark.ipynb #65411b3b
 import subprocess
 import sys
 import tempfile
@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from .config import Config
 from .consensus import consensus
 from .losses import image_loss, latent_channel
 from .masks import sphere_mask
@@ -22,7 +23,7 @@ from .metrics import score
 from .particles import load_particles
 from .projector import image_positions, splat
 from .simulator import simulate
-from .training import Config, Run, Trainer, train
+from .training import Run, Trainer, train
 
 # %% ../nbs/61_benchmark.ipynb #bf9f21ab
 def quality(star,                        # star file of a simulated set, its truth beside it

@@ -42,7 +42,7 @@ def _outside(out, *inputs):
         if path and Path(out).resolve() in (Path(path).resolve(), *Path(path).resolve().parents):
             raise InputError(f"{out}: expected an output folder apart from the input, found that it holds {path}; choose another name")
 
-# %% ../nbs/70_cli.ipynb #6750dbc9
+# %% ../nbs/70_cli.ipynb #c2dbf21f
 def _simulate(a) -> None:
     "Simulate a particle set with known truth: RELION star file, image stack, and the states, poses and maps they were made from."
     from cryoformer_nb.simulator import simulate
@@ -53,7 +53,7 @@ def _simulate(a) -> None:
 
 def _settings(a):
     "The settings of a new run."
-    from cryoformer_nb.training import Config
+    from cryoformer_nb.config import Config
     if a.resume and (a.set or a.config or a.seed is not None): raise InputError("--resume: expected the settings of the run, found --set, --config or --seed too; leave them out, or start a new run")
     config = Config.load(a.config) if a.config else Config()
     return config.updated(a.set + ([f"seed={a.seed}"] if a.seed is not None else []))

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from cryoformer_nb import training
+from cryoformer_nb.config import Config
 from cryoformer_nb.consensus import consensus
 from cryoformer_nb.conventions import InputError
 from cryoformer_nb.fourier_shells import fsc
@@ -18,8 +20,7 @@ from cryoformer_nb.particles import load_particles
 from cryoformer_nb.projector import image_positions, lattice_coordinates
 from cryoformer_nb.rotations import random_rotations, rotvec_to_matrix
 from cryoformer_nb.simulator import simulate, true_volumes
-from cryoformer_nb import training
-from cryoformer_nb.training import Config, Run, Trainer, train
+from cryoformer_nb.training import Run, Trainer, train
 
 SMALL = Config(levels=4, log2_table=10, blocks=1, hidden=16, encoder_width=32)
 
