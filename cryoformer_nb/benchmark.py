@@ -51,7 +51,7 @@ def consensus_score(run: Run, truth, n: int = 100) -> float:
     "Mean FSC of the back-projection that the run started from."
     return score(_Fixed(run.checkpoint["average"]["volume"].numpy(), run.latents), truth, n=n)["mean_fsc"]
 
-# %% ../nbs/61_benchmark.ipynb #d5456679
+# %% ../nbs/61_benchmark.ipynb #cf1075a3
 def step_parts(trainer: Trainer) -> dict:
     "Seconds of each part of one step, in the order they run; the parameters do not move."
     m, times = trainer.model, {}
@@ -64,9 +64,8 @@ def step_parts(trainer: Trainer) -> dict:
     values = timed("transformer, readout", lambda: m.density(z, field))
     positions = timed("positions", lambda: image_positions(m.support.coords, R, t))
     image = timed("splat", lambda: splat(values, positions, m.box))
-    loss = timed("transform, CTF, loss", lambda: image_loss(torch.fft.rfft2(torch.fft.ifftshift(image, dim=(-2, -1))) * (m.kernel * h), y, trainer.weights).mean())
+    loss = timed("transform, CTF, loss", lambda: image_loss(torch.fft.rfft2(torch.fft.ifftshift(image, dim=(-2, -1))) * (m.unsplat * m.envelope * h), y, trainer.weights).mean())
     timed("backward", loss.backward)
-    trainer.optimizer.param_groups[0]["lr"] = 0.0
     for group in trainer.optimizer.param_groups: group["lr"] = 0.0
     timed("optimizer", trainer.optimizer.step)
     trainer.optimizer.zero_grad()

@@ -53,7 +53,7 @@ def unit_cube(points: Tensor, box: int) -> Tensor:
     "Pixels from the centre to the hash grid's [0, 1]."
     return ((points + box // 2) / box).clamp(0, 1)
 
-# %% ../nbs/33_model.ipynb #df861046
+# %% ../nbs/33_model.ipynb #35114b30
 class CryoFormer(nn.Module):
     "Continuous heterogeneous density: built by `from_consensus`; images are transforms in units of the noise."
     def __init__(self, config, mask: Tensor, start: Tensor, noise: Tensor, width_px: float):
@@ -67,7 +67,8 @@ class CryoFormer(nn.Module):
         self.register_buffer("noise", noise)
         self.register_buffer("width_px", torch.tensor(float(width_px)))
         self.register_buffer("scale", torch.quantile(start[mask].float(), 0.9).clamp(min=1e-9) / 2)
-        self.register_buffer("kernel", gaussian_envelope(box, width_px) / splat_kernel(box))
+        self.register_buffer("unsplat", 1 / splat_kernel(box))
+        self.register_buffer("envelope", gaussian_envelope(box, width_px))
         self.register_buffer("smooth", gaussian_envelope(box, c.encoder_blur_px))
         self.grid = HashGrid(c.levels, c.features, c.log2_table, c.base_resolution, c.finest_resolution or box)
         self.field = mlp([self.grid.width, c.hidden, 1 + c.channels])
@@ -125,14 +126,14 @@ def density_at(self: CryoFormer,
 
 CryoFormer.density_at = density_at
 
-# %% ../nbs/33_model.ipynb #e53b4b04
+# %% ../nbs/33_model.ipynb #2d9aef92
 def project_ft(self: CryoFormer,
                values: Tensor,         # (b, v) densities on the support
                positions: Tensor,      # (b, v, 2) from `image_positions`
                h: Tensor               # (b, D, D//2+1) CTF over noise amplitude
                ) -> Tensor:            # (b, D, D//2+1) transforms
     "Transforms of the predicted images, in units of the noise."
-    return rfft2c(splat(values, positions, self.box)) * (self.kernel * h)
+    return rfft2c(splat(values, positions, self.box)) * (self.unsplat * self.envelope * h)
 
 def encode(self: CryoFormer, y: Tensor, rotations: Tensor, shifts_px: Tensor, h: Tensor) -> Tensor:
     "Latents (b, d) of whitened image transforms y (b, D, D//2+1) with poses (b, 3, 3), (b, 2) px and CTF over noise h."
@@ -143,11 +144,10 @@ def residuals(self: CryoFormer, y: Tensor, rotations: Tensor, shifts_px: Tensor,
     "What the encoder looks at (b, D, D): the low-passed, phase-corrected difference to the reference map; the image itself for the paper's encoder."
     if self.config.encoder == "image": return irfft2c(y * h.sign())
     positions = image_positions(self.support.coords, rotations, shifts_px)
-    seen = self.reference[self.support.mask].expand(len(y), -1)
-    return irfft2c((y - self.project_ft(seen, positions, h) / self.kernel * self.blank) * h * self.smooth)
+    seen = splat(self.reference[self.support.mask].expand(len(y), -1), positions, self.box)   # a map, not scatterers: no envelope
+    return irfft2c((y - rfft2c(seen) * (self.unsplat * h)) * h * self.smooth)
 
 CryoFormer.project_ft, CryoFormer.encode, CryoFormer.residuals = project_ft, encode, residuals
-CryoFormer.blank = property(lambda self: 1 / splat_kernel(self.box, device=self.noise.device))   # the reference is a map, not scatterers: undo the splat only
 
 # %% ../nbs/33_model.ipynb #0cf6f399
 @torch.no_grad()
