@@ -6,7 +6,7 @@
 __all__ = ['insert_slices', 'noise_spectrum', 'back_project', 'wiener', 'shell_mean', 'guinier_width', 'Consensus', 'half_fsc',
            'consensus']
 
-# %% ../nbs/22_consensus.ipynb #ef976141
+# %% ../nbs/22_consensus.ipynb #e11e5e03
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ from .ctf import ctf
 from .fourier import fftc3, frequencies, ifftc3, rfft2c, shell_index
 from .fourier_shells import FSC, fsc
 from .masks import support_from_map
-from .particles import Particles
+from .particles import Particles, evenly
 
 # %% ../nbs/22_consensus.ipynb #5f12509f
 def insert_slices(values: Tensor,       # (b, k) complex samples, already times the CTF
@@ -55,14 +55,14 @@ def noise_spectrum(images: Tensor        # (n, D, D) a sample of the set
     radial[:3] = radial[3]                                  # too few samples, and the window leaks there
     return radial.clamp(min=1e-3 * radial.max())[shell].sqrt()   # filtered images have no noise at some frequencies: do not divide by it
 
-# %% ../nbs/22_consensus.ipynb #34c698cb
+# %% ../nbs/22_consensus.ipynb #8f7dcdff
 def back_project(particles: Particles,
                  noise: Tensor,               # (D, D//2+1) from `noise_spectrum`
                  limit: int = 20000,          # particles used at most, evenly spaced
                  chunk: int = 100
                  ) -> tuple[Tensor, Tensor]:  # numerator (2, D, D, D) complex and weight (2, D, D, D) of two halves
     "Sums of CTF times image and CTF squared over the slices of each half, in whitened units."
-    box, rows = particles.box, np.unique(np.linspace(0, len(particles) - 1, min(limit, len(particles))).astype(int))
+    box, rows = particles.box, evenly(len(particles), limit)
     f = frequencies(box)
     keep = (f.norm(dim=-1) * box < box // 2)
     total, weight = torch.zeros(2, box, box, box, dtype=torch.complex64), torch.zeros(2, box, box, box)
@@ -106,7 +106,7 @@ def guinier_width(power: Tensor,        # (s,) cross power of the half maps by s
     slope = np.polyfit(s[believed]**2, np.log(power.numpy()[believed]), 1)[0]
     return float(np.clip(np.sqrt(max(-slope, 0) / (4 * np.pi**2)), 0.3 * pixel_size, pixel_size))
 
-# %% ../nbs/22_consensus.ipynb #fdefac59
+# %% ../nbs/22_consensus.ipynb #8b97c074
 class Consensus(NamedTuple):
     "What back-projection says about a particle set; maps in units of the noise."
     volume: Tensor        # (D, D, D) Wiener-filtered map
@@ -126,7 +126,7 @@ def half_fsc(halves: Tensor, support: Tensor, pixel_size: float) -> FSC:
 
 def consensus(particles: Particles, support: Tensor | None = None, limit: int = 20000) -> Consensus:
     "Back-project `particles` with their poses. `InputError` if no density stands out of the noise or the map is negative."
-    rows = np.unique(np.linspace(0, len(particles) - 1, 500).astype(int))
+    rows = evenly(len(particles), 500)
     noise = noise_spectrum(particles.images(rows))
     total, weight = back_project(particles, noise, limit)
     typical = shell_mean(weight.sum(0)).clamp(min=1e-6)
