@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['gaussian_envelope', 'blur', 'inverse_softplus', 'Support', 'unit_cube', 'CryoFormer', 'features', 'regional',
-           'density', 'density_at', 'project_ft', 'encode', 'residuals', 'volumes']
+           'density', 'density_at', 'project_ft', 'predict', 'encode', 'residuals', 'volumes']
 
 # %% ../nbs/33_model.ipynb #1ec088e9
 import torch
@@ -126,7 +126,7 @@ def density_at(self: CryoFormer,
 
 CryoFormer.density_at = density_at
 
-# %% ../nbs/33_model.ipynb #2d9aef92
+# %% ../nbs/33_model.ipynb #50ed01e7
 def project_ft(self: CryoFormer,
                values: Tensor,         # (b, v) densities on the support
                positions: Tensor,      # (b, v, 2) from `image_positions`
@@ -134,6 +134,10 @@ def project_ft(self: CryoFormer,
                ) -> Tensor:            # (b, D, D//2+1) transforms
     "Transforms of the predicted images, in units of the noise."
     return rfft2c(splat(values, positions, self.box)) * (self.unsplat * self.envelope * h)
+
+def predict(self: CryoFormer, z: Tensor, rotations: Tensor, shifts_px: Tensor, h: Tensor) -> Tensor:
+    "Whitened transforms (b, D, D//2+1) of the images of latents z (b, d) in poses (b, 3, 3), (b, 2) px with CTF over noise h. Differentiable in all of them."
+    return self.project_ft(self.density(z), image_positions(self.support.coords, rotations, shifts_px), h)
 
 def encode(self: CryoFormer, y: Tensor, rotations: Tensor, shifts_px: Tensor, h: Tensor) -> Tensor:
     "Latents (b, d) of whitened image transforms y (b, D, D//2+1) with poses (b, 3, 3), (b, 2) px and CTF over noise h."
@@ -147,7 +151,7 @@ def residuals(self: CryoFormer, y: Tensor, rotations: Tensor, shifts_px: Tensor,
     seen = splat(self.reference[self.support.mask].expand(len(y), -1), positions, self.box)   # a map, not scatterers: no envelope
     return irfft2c((y - rfft2c(seen) * (self.unsplat * h)) * h * self.smooth)
 
-CryoFormer.project_ft, CryoFormer.encode, CryoFormer.residuals = project_ft, encode, residuals
+CryoFormer.project_ft, CryoFormer.predict, CryoFormer.encode, CryoFormer.residuals = project_ft, predict, encode, residuals
 
 # %% ../nbs/33_model.ipynb #0cf6f399
 @torch.no_grad()

@@ -7,7 +7,7 @@ __all__ = ['learning_rate', 'Trainer', 'new_optimizer', 'batch', 'seeded', 'epoc
            'update_support', 'save', 'read_checkpoint', 'stored_average', 'restore', 'latents', 'finish', 'Run',
            'model', 'volumes', 'volume', 'mean', 'prepare', 'train', 'Clock', 'record', 'fit']
 
-# %% ../nbs/41_training.ipynb #0c31f2e1
+# %% ../nbs/41_training.ipynb #177f0d55
 import math
 import time
 from dataclasses import asdict
@@ -31,7 +31,6 @@ from .losses import half_weights, image_loss, latent_channel
 from .masks import dilate, largest_components, sphere_mask
 from .model import CryoFormer, blur
 from .particles import Particles, evenly, load_particles, write_star
-from .projector import image_positions
 
 # %% ../nbs/41_training.ipynb #210301e7
 def learning_rate(step: int, progress: float, warmup: int) -> float:
@@ -76,7 +75,7 @@ Trainer.chunk = property(lambda self: max(8, min(256, 4_000_000 // len(self.mode
 Trainer.steps_per_epoch = property(lambda self: max(1, len(self.particles) // self.config.batch))
 Trainer.new_optimizer, Trainer.batch = new_optimizer, batch
 
-# %% ../nbs/41_training.ipynb #0f37e40c
+# %% ../nbs/41_training.ipynb #6beb5aae
 def seeded(*numbers: int) -> torch.Generator:
     "A generator that depends on all the numbers."
     return torch.Generator().manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1))
@@ -96,8 +95,7 @@ def advance(self: Trainer, progress: float) -> Tensor:
     for group in self.optimizer.param_groups: group["lr"] = group["rate"] * learning_rate(self.step, progress, self.config.warmup)
     y, R, t, h = self.batch(self.rows_of(self.step))
     z, power = latent_channel(self.model.encode(y, R, t, h), self.config.latent_noise, seeded(self.config.seed, self.step, 1))
-    positions = image_positions(self.model.support.coords, R, t)
-    loss = image_loss(self.model.project_ft(self.model.density(z), positions, h), y, self.weights).mean()
+    loss = image_loss(self.model.predict(z, R, t, h), y, self.weights).mean()
     self.optimizer.zero_grad()
     (loss + self.config.latent_penalty * power).backward()
     self.optimizer.step()
