@@ -48,7 +48,7 @@ def _train_options(p):
     p.add_argument("--overwrite", action="store_true", help="replace an existing run")
     p.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
 
-# %% ../nbs/69_arguments.ipynb #445baf86
+# %% ../nbs/69_arguments.ipynb #e14e72b8
 def _simulate_options(p):
     "Arguments of `simulate`."
     p.add_argument("out", metavar="OUT", help="folder to write: particles.star, particles.mrcs, truth/")
@@ -58,6 +58,8 @@ def _simulate_options(p):
     p.add_argument("--pixel-size", type=_positive, metavar="A", help="pixel size in A (default: the field of view of the preset divided by the box)")
     p.add_argument("--snr", type=_positive, default=0.1, metavar="S", help="variance of the signal / variance of the noise (default %(default)s)")
     p.add_argument("--shift", type=float, default=0.0, metavar="PX", help="shifts are uniform within +-PX pixels (default %(default)s)")
+    p.add_argument("--pose-noise", type=float, default=0.0, metavar="V", help="put wrong rotations into the star file: axis-angle vectors of variance V rad^2 a component, 0.1 in the paper (default %(default)s)")
+    p.add_argument("--shift-noise", type=float, default=0.0, metavar="PX", help="put wrong shifts into the star file, off by up to +-PX pixels, 5 in the paper (default %(default)s)")
     p.add_argument("--seed", type=int, default=0, metavar="K", help="seed of everything random (default %(default)s)")
     p.add_argument("--overwrite", action="store_true", help="replace an existing set")
 

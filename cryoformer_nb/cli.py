@@ -42,13 +42,13 @@ def _outside(out, *inputs):
         if path and Path(out).resolve() in (Path(path).resolve(), *Path(path).resolve().parents):
             raise InputError(f"{out}: expected an output folder apart from the input, found that it holds {path}; choose another name")
 
-# %% ../nbs/70_cli.ipynb #c2dbf21f
+# %% ../nbs/70_cli.ipynb #b6e48f6b
 def _simulate(a) -> None:
     "Simulate a particle set with known truth: RELION star file, image stack, and the states, poses and maps they were made from."
     from cryoformer_nb.simulator import simulate
     _outside(a.out, a.preset if Path(a.preset).is_file() else None)
     with _whole_folder(a.out, a.overwrite) as folder:
-        simulate(folder, a.preset, a.n, a.box, a.pixel_size, a.snr, a.shift, a.seed, overwrite=True)
+        simulate(folder, a.preset, a.n, a.box, a.pixel_size, a.snr, a.shift, a.seed, True, a.pose_noise, a.shift_noise)
     print(f"{a.n} particles of {a.box} px: {Path(a.out) / 'particles.star'}, their truth: {Path(a.out) / 'truth'}")
 
 def _settings(a):
@@ -199,7 +199,7 @@ def _benchmark(a) -> None:
             print("ms per image" + "".join(f"{row['voxels']:>9d} voxels" for row in rows))
             for name in list(rows[0])[1:]: print(f"{name:12s}" + "".join(f"{row[name]:16.3f}" for row in rows))
 
-# %% ../nbs/70_cli.ipynb #8ad44397
+# %% ../nbs/70_cli.ipynb #533905e6
 #: Seconds the demo keeps for maps, scores and drawing after training, at most a quarter of its time.
 _AFTER_TRAINING = 30
 
@@ -210,7 +210,7 @@ def _demo(a) -> None:
     if a.minutes < 1: raise InputError(f"--minutes: expected at least 1 for simulation, training and report together, found {a.minutes:g}")
     out, common = Path(a.out), dict(overwrite=a.overwrite)
     print(f"1/4 simulating {a.n} particle images of the {a.preset} preset", flush=True)
-    _simulate(argparse.Namespace(out=out, preset=a.preset, n=a.n, box=a.box, pixel_size=None, snr=0.1, shift=0.0, seed=a.seed, **common))
+    _simulate(argparse.Namespace(out=out, preset=a.preset, n=a.n, box=a.box, pixel_size=None, snr=0.1, shift=0.0, pose_noise=0.0, shift_noise=0.0, seed=a.seed, **common))
     print("2/4 reconstructing", flush=True)
     left = 60 * a.minutes - (time.perf_counter() - a.started) - min(_AFTER_TRAINING, 15 * a.minutes)
     particles = load_particles(out / "particles.star")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'SIGMA_PX', 'Molecule', 'load_molecule', 'form_images', 'Draw', 'draw_particles', 'clean_images',
-           'simulate', 'true_volumes']
+           'perturb_poses', 'simulate', 'true_volumes']
 
 # %% ../nbs/13_simulator.ipynb #42d77772
 from pathlib import Path
@@ -139,6 +139,21 @@ def clean_images(molecule: Molecule, draw: Draw, box: int, pixel_size: float, si
         centres[..., :2] -= draw.shifts_px[s, None] * pixel_size
         yield form_images(gaussian_projection(centres, weight, sigma, box, pixel_size), ctf(draw.ctf_params[s], box, pixel_size))
 
+# %% ../nbs/13_simulator.ipynb #02548bd0
+def perturb_poses(draw: Draw,
+                  pose_noise: float = 0.1,     # rad^2, variance of each component of the axis-angle vector
+                  shift_noise_px: float = 5.0, # errors of the shift are uniform in +-shift_noise_px
+                  seed: int = 0
+                  ) -> Draw:
+    "The same particles with wrong poses (sec. 4.5 of the paper); zero noise changes nothing."
+    for name, value in (("pose_noise", pose_noise), ("shift_noise_px", shift_noise_px)):
+        if not 0 <= value < np.inf: raise InputError(f"simulate: expected {name} of zero or more, found {value}")
+    if not (pose_noise or shift_noise_px): return draw
+    rng, n = np.random.default_rng([seed, 3]), len(draw.labels)
+    v, u = pose_noise**0.5 * rng.standard_normal((n, 3)), rng.uniform(-1, 1, (n, 2)) * shift_noise_px
+    rotations = rotvec_to_matrix(torch.tensor(v)) @ draw.rotations.double()
+    return draw._replace(rotations=rotations.float(), shifts_px=(draw.shifts_px + torch.tensor(u)).float())
+
 # %% ../nbs/13_simulator.ipynb #04d54a94
 SIGMA_PX = 0.8
 
@@ -183,7 +198,7 @@ def _write_truth(folder: Path, molecule: Molecule, draw: Draw, box: int, pixel_s
         v = gaussian_volume(torch.tensor(molecule.xyz[s], dtype=torch.float32), torch.tensor(molecule.weight, dtype=torch.float32), SIGMA_PX * pixel_size, box, pixel_size)
         write_map(folder / f"vol_{s:03d}.mrc", v, pixel_size)
 
-# %% ../nbs/13_simulator.ipynb #41cd77f7
+# %% ../nbs/13_simulator.ipynb #e43c1b04
 def simulate(out,                            # folder to make
              preset="arm",                   # "arm", "spike", or a file of atoms (.npz, .pdb, .cif)
              n: int = 4000,                  # particles
@@ -192,16 +207,19 @@ def simulate(out,                            # folder to make
              snr: float = 0.1,               # variance of the CTF-modulated signal / variance of the noise
              shift_px: float = 0.0,          # shifts are uniform in +-shift_px
              seed: int = 0,
-             overwrite: bool = False
+             overwrite: bool = False,
+             pose_noise: float = 0.0,        # rad^2; the star file's rotations are off by an axis-angle vector of this variance (the paper: 0.1)
+             shift_noise_px: float = 0.0     # the star file's shifts are off by up to this (the paper: 5); the true poses stay in truth/
              ) -> Path:                      # OUT/particles.star
     "Write a particle set with ground truth: particles.star, particles.mrcs, truth/. The same arguments give the same files. `InputError` if `out` holds something."
     molecule, draw, pixel_size = _scaled(preset, n, box, pixel_size, snr, shift_px, seed)
+    given = perturb_poses(draw, pose_noise, shift_noise_px, seed)
     out = new_folder(out, overwrite)
     rng = np.random.default_rng([seed, 1])
     noisy = (form_images(clean, None, 1.0, rng).numpy() for clean in clean_images(molecule, draw, box, pixel_size, SIGMA_PX * pixel_size))
     _write_truth(out / "truth", molecule, draw, box, pixel_size)
     write_stack(out / "particles.mrcs", noisy, pixel_size, n)
-    _write_star(out / "particles.star", "particles.mrcs", draw, box, pixel_size, seed)   # last: a set with a star file is complete
+    _write_star(out / "particles.star", "particles.mrcs", given, box, pixel_size, seed)   # last: a set with a star file is complete
     return out / "particles.star"
 
 # %% ../nbs/13_simulator.ipynb #b193e1ce
