@@ -4,19 +4,19 @@
 
 # %% auto #0
 __all__ = ['gaussian_envelope', 'blur', 'inverse_softplus', 'Support', 'unit_cube', 'CryoFormer', 'features', 'regional',
-           'density', 'density_at', 'project_ft', 'predict', 'encode', 'residuals', 'volumes']
+           'density', 'queries', 'density_at', 'project_ft', 'slices', 'rays', 'predict', 'encode', 'residuals',
+           'volumes']
 
-# %% ../nbs/33_model.ipynb #1ec088e9
+# %% ../nbs/33_model.ipynb #c5434b57
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .conventions import InputError
-from .encoders import CanonicalEncoder, ImageEncoder, mlp
+from .encoders import make_encoder, mlp
 from .fourier import frequencies, irfft2c, rfft2c
 from .hash_volume import HashGrid, lattice_encoding
-from .projector import image_positions, lattice_coordinates, sample_volume, splat, splat_kernel
-from .transformer import DeformationTransformer, FeedForwardReadout, Regions, pooling, region_weights
+from .projector import image_positions, lattice_coordinates, project, sample_volume, splat, splat_kernel
+from .transformer import in_parts, make_decoder, partition, pooling
 
 # %% ../nbs/33_model.ipynb #2f403316
 def gaussian_envelope(box: int, width_px: float, device=None) -> Tensor:
@@ -37,45 +37,44 @@ def inverse_softplus(y: Tensor, floor: float = 0.02) -> Tensor:
     "The number whose softplus is y, y at least `floor` so that no voxel starts with a gradient of zero."
     return torch.log(torch.expm1(y.clamp(min=floor)))
 
-# %% ../nbs/33_model.ipynb #7ec20c7d
+# %% ../nbs/33_model.ipynb #03874367
 class Support:
     "The voxels that may hold density and the constant maps that belong to them."
     def __init__(self, mask: Tensor,      # (D, D, D) bool
                  bounds: Tensor,          # (2, 3) px, corners of the partition
-                 grid: HashGrid, n: int, interpolation: str):
+                 grid: HashGrid, config):
         box, device = mask.shape[-1], grid.table.device
         self.mask, self.coords = mask, lattice_coordinates(box, mask.cpu()).to(device)
         self.encode = lattice_encoding(grid, unit_cube(self.coords, box))
-        self.regions = Regions(self.coords, bounds, n, interpolation)
-        self.pool, self.empty = pooling(self.coords, bounds, n)
+        self.regions = partition(self.coords, bounds, config)
+        self.pool, self.empty = pooling(self.coords, bounds, config.queries)
 
 def unit_cube(points: Tensor, box: int) -> Tensor:
     "Pixels from the centre to the hash grid's [0, 1]."
     return ((points + box // 2) / box).clamp(0, 1)
 
-# %% ../nbs/33_model.ipynb #35114b30
+# %% ../nbs/33_model.ipynb #79f78521
 class CryoFormer(nn.Module):
-    "Continuous heterogeneous density: built by `from_consensus`; images are transforms in units of the noise."
+    "Continuous heterogeneous density; images are transforms in units of the noise."
+    outputs = 1
     def __init__(self, config, mask: Tensor, start: Tensor, noise: Tensor, width_px: float):
         "`mask` (D, D, D) bool support, `start` (D, D, D) first map in whitened units, `noise` (D, D//2+1) amplitude, `width_px` of a scatterer."
         super().__init__()
         c, box = config, mask.shape[-1]
         self.config, self.box = c, box
         coords = lattice_coordinates(box, mask)
-        self.register_buffer("bounds", torch.stack([coords.amin(0), coords.amax(0)]))
-        self.register_buffer("reference", start.clamp(min=0) * mask)                      # what the encoder subtracts
-        self.register_buffer("noise", noise)
-        self.register_buffer("width_px", torch.tensor(float(width_px)))
-        self.register_buffer("scale", torch.quantile(start[mask].float(), 0.9).clamp(min=1e-9) / 2)
-        self.register_buffer("unsplat", 1 / splat_kernel(box))
-        self.register_buffer("envelope", gaussian_envelope(box, width_px))
-        self.register_buffer("smooth", gaussian_envelope(box, c.encoder_blur_px))
+        for name, value in dict(bounds=torch.stack([coords.amin(0), coords.amax(0)]), reference=start.clamp(min=0) * mask, noise=noise,   # the encoder subtracts the reference
+                                width_px=torch.tensor(float(width_px)), scale=torch.quantile(start[mask].float(), 0.9).clamp(min=1e-9) / 2,
+                                unsplat=1 / splat_kernel(box), envelope=gaussian_envelope(box, width_px), smooth=gaussian_envelope(box, c.encoder_blur_px)).items():
+            self.register_buffer(name, value)
         self.grid = HashGrid(c.levels, c.features, c.log2_table, c.base_resolution, c.finest_resolution or box)
-        self.field = mlp([self.grid.width, c.hidden, 1 + c.channels])
-        self.transformer = DeformationTransformer(c.latent_dim, c.queries, c.channels, c.blocks, c.heads, c.tokens)
-        if c.readout == "ffn": self.readout = FeedForwardReadout(c.channels)
-        anchors = coords[((coords % c.encoder_spacing) == 0).all(-1)]
-        self.encoder = CanonicalEncoder(anchors, c.latent_dim, c.encoder_width) if c.encoder == "canonical" else ImageEncoder(box, c.latent_dim)
+        self.field = mlp([self.grid.width, c.hidden, self.outputs * (1 + c.channels)])
+        self.transformer, self.readout = make_decoder(c, self.outputs)
+        self.encoder = make_encoder(c, box, coords)
+        self.begin(mask, start)
+
+    def begin(self, mask: Tensor, start: Tensor) -> None:
+        "What the map is before anything is learnt: a logit for each voxel of the support."
         self.base = nn.Parameter(inverse_softplus(start[mask] / self.scale))
         self.set_support(mask)
 
@@ -85,9 +84,9 @@ class CryoFormer(nn.Module):
             full = inverse_softplus(torch.zeros(mask.shape, device=self.base.device))
             full[self.support.mask] = self.base.data
             self.base = nn.Parameter(full[mask])
-        self.support = Support(mask, self.bounds, self.grid, self.config.queries, self.config.interpolation)
+        self.support = Support(mask, self.bounds, self.grid, self.config)
 
-# %% ../nbs/33_model.ipynb #9a7088b8
+# %% ../nbs/33_model.ipynb #fc796c0c
 def features(self: CryoFormer) -> tuple[Tensor, Tensor]:
     "Logit without deformation (v,) and spatial features (v, C) on the support."
     encoded = self.support.encode(self.grid.table).reshape(len(self.support.coords), -1)
@@ -102,42 +101,58 @@ def density(self: CryoFormer, z: Tensor, field: tuple | None = None) -> Tensor:
     "Scatterer density (b, v) on the support, whitened units, for latents (b, d)."
     base, keys = self.features() if field is None else field
     q = self.transformer(z, self.regional(keys), self.support.empty)
-    moved = self.support.regions.dot(q, keys) if self.config.readout == "dot" else self.readout(self.support.regions.spread(q), keys)
+    (moved,) = self.readout(self.support.regions, q, keys)
     return F.softplus(base + moved) * self.scale
 
 CryoFormer.features, CryoFormer.regional, CryoFormer.density = features, regional, density
 
-# %% ../nbs/33_model.ipynb #b1f340f4
+# %% ../nbs/33_model.ipynb #44e2ed57
+def queries(self: CryoFormer, z: Tensor) -> Tensor:
+    "The deformed queries (b, N, C) of latents (b, d)."
+    return self.transformer(z, self.regional(self.features()[1]), self.support.empty)
+
 def density_at(self: CryoFormer,
                points: Tensor,         # (..., 3) xyz px
-               z: Tensor               # (d,)
+               q: Tensor               # (1, N, C) queries of one latent
                ) -> Tensor:            # (...)
     "The same field at any points, zero outside the support; the base is interpolated between voxels. A callable density for `project(method='ray')`."
-    shape, p = points.shape[:-1], points.reshape(-1, 3)
+    inside = sample_volume(self.support.mask.float(), points.detach()) > 0.5
+    p = points[inside]
     full = inverse_softplus(torch.zeros(self.support.mask.shape, device=p.device)).masked_scatter(self.support.mask, self.base)
-    inside = sample_volume(self.support.mask.float(), p) > 0.5
     out = self.field(self.grid(unit_cube(p, self.box)))
-    keys = out[:, 1:]
-    q = self.transformer(z[None], self.regional(self.features()[1]), self.support.empty)[0]
-    index, weight = region_weights(p, self.bounds, self.config.queries, self.config.interpolation)
-    spread = (weight[..., None] * q[index]).sum(1)
-    moved = (spread * keys).sum(-1) if self.config.readout == "dot" else self.readout(spread[None], keys)[0]
-    return (F.softplus(out[:, 0] + sample_volume(full, p) + moved) * self.scale * inside).reshape(shape)
+    (moved,) = self.readout(partition(p[None], self.bounds, self.config), q, out[None, :, 1:])
+    values = F.softplus(out[:, 0] + sample_volume(full, p) + moved[0]) * self.scale
+    return values.new_zeros(inside.shape).masked_scatter(inside, values)
 
-CryoFormer.density_at = density_at
+CryoFormer.queries, CryoFormer.density_at = queries, density_at
 
-# %% ../nbs/33_model.ipynb #50ed01e7
+# %% ../nbs/33_model.ipynb #8cd411f6
 def project_ft(self: CryoFormer,
                values: Tensor,         # (b, v) densities on the support
                positions: Tensor,      # (b, v, 2) from `image_positions`
                h: Tensor               # (b, D, D//2+1) CTF over noise amplitude
                ) -> Tensor:            # (b, D, D//2+1) transforms
-    "Transforms of the predicted images, in units of the noise."
+    "Transforms of the predicted images, in units of the noise, by splatting."
     return rfft2c(splat(values, positions, self.box)) * (self.unsplat * self.envelope * h)
 
+def slices(self: CryoFormer, z: Tensor, rotations: Tensor, shifts_px: Tensor) -> Tensor:
+    "Projections (b, D, D) as slices of each density's transform."
+    def one(values, r, t): return project(values.new_zeros(self.support.mask.shape).masked_scatter(self.support.mask, values[0]), r, t, self.box, "slice")
+    return in_parts(one, 1, self.density(z), rotations, shifts_px)
+
+def rays(self: CryoFormer, z: Tensor, rotations: Tensor, shifts_px: Tensor) -> Tensor:
+    "Projections (b, D, D) along rays: the field is asked at each image's own points (Eq. 6)."
+    def one(q, r, t): return project(lambda p: self.density_at(p, q), r, t, self.box, "ray")
+    return in_parts(one, 1, self.queries(z), rotations, shifts_px)
+
+CryoFormer.project_ft, CryoFormer.slices, CryoFormer.rays = project_ft, slices, rays
+
+# %% ../nbs/33_model.ipynb #71887e9c
 def predict(self: CryoFormer, z: Tensor, rotations: Tensor, shifts_px: Tensor, h: Tensor) -> Tensor:
     "Whitened transforms (b, D, D//2+1) of the images of latents z (b, d) in poses (b, 3, 3), (b, 2) px with CTF over noise h. Differentiable in all of them."
-    return self.project_ft(self.density(z), image_positions(self.support.coords, rotations, shifts_px), h)
+    if self.config.projector == "splat": return self.project_ft(self.density(z), image_positions(self.support.coords, rotations, shifts_px), h)
+    images = self.slices if self.config.projector == "slice" else self.rays
+    return rfft2c(images(z, rotations, shifts_px)) * (self.envelope * h)
 
 def encode(self: CryoFormer, y: Tensor, rotations: Tensor, shifts_px: Tensor, h: Tensor) -> Tensor:
     "Latents (b, d) of whitened image transforms y (b, D, D//2+1) with poses (b, 3, 3), (b, 2) px and CTF over noise h."
@@ -151,7 +166,7 @@ def residuals(self: CryoFormer, y: Tensor, rotations: Tensor, shifts_px: Tensor,
     seen = splat(self.reference[self.support.mask].expand(len(y), -1), positions, self.box)   # a map, not scatterers: no envelope
     return irfft2c((y - rfft2c(seen) * (self.unsplat * h)) * h * self.smooth)
 
-CryoFormer.project_ft, CryoFormer.predict, CryoFormer.encode, CryoFormer.residuals = project_ft, predict, encode, residuals
+CryoFormer.predict, CryoFormer.encode, CryoFormer.residuals = predict, encode, residuals
 
 # %% ../nbs/33_model.ipynb #0cf6f399
 @torch.no_grad()

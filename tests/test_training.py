@@ -56,7 +56,7 @@ def test_every_reading_lowers_the_loss(particles, average, change):
 
 def test_pose_gradient_through_the_whole_model():
     torch.manual_seed(0)
-    config = SimpleNamespace(latent_dim=2, queries=2, channels=4, blocks=1, heads=2, tokens=2, readout="dot", interpolation="trilinear", levels=2, features=2,
+    config = Config(latent_dim=2, queries=2, channels=4, blocks=1, heads=2, tokens=2, readout="dot", interpolation="trilinear", levels=2, features=2,
                              log2_table=8, base_resolution=4, finest_resolution=0, hidden=8, encoder="canonical", encoder_spacing=2, encoder_width=8, encoder_blur_px=1.0)
     box = 10
     distance = lattice_coordinates(box).norm(dim=-1).reshape(box, box, box)
