@@ -48,14 +48,17 @@ def _train_options(p):
     p.add_argument("--overwrite", action="store_true", help="replace an existing run")
     p.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
 
-# %% ../nbs/69_arguments.ipynb #e14e72b8
+# %% ../nbs/69_arguments.ipynb #b02163ab
 def _simulate_options(p):
     "Arguments of `simulate`."
     p.add_argument("out", metavar="OUT", help="folder to write: particles.star, particles.mrcs, truth/")
-    p.add_argument("--preset", default="arm", help="arm, spike, or a file of atoms: .npz, .pdb, .cif (default %(default)s)")
+    p.add_argument("--preset", help="arm, spike, or a file of atoms with one model a conformation: .npz, .pdb, .cif (default arm, unless --from and --to are given)")
+    p.add_argument("--from", dest="start", metavar="A.cif", help="first of two conformations of a molecule (PDB or mmCIF), together with --to: its domains move as screws from one to the other")
+    p.add_argument("--to", dest="end", metavar="B.cif", help="second conformation, residues matched by chain and number")
+    p.add_argument("--frames", type=_count, metavar="K", help="conformations on the way, both ends among them (default 50)")
     p.add_argument("-n", type=_count, default=4000, metavar="N", help="number of particles (default %(default)s)")
     p.add_argument("--box", type=_count, default=64, metavar="D", help="even box of the images in pixels (default %(default)s)")
-    p.add_argument("--pixel-size", type=_positive, metavar="A", help="pixel size in A (default: the field of view of the preset divided by the box)")
+    p.add_argument("--pixel-size", type=_positive, metavar="A", help="pixel size in A (default: a field of view in which the molecule sits well, divided by the box)")
     p.add_argument("--snr", type=_positive, default=0.1, metavar="S", help="variance of the signal / variance of the noise (default %(default)s)")
     p.add_argument("--shift", type=float, default=0.0, metavar="PX", help="shifts are uniform within +-PX pixels (default %(default)s)")
     p.add_argument("--pose-noise", type=float, default=0.0, metavar="V", help="put wrong rotations into the star file: axis-angle vectors of variance V rad^2 a component, 0.1 in the paper (default %(default)s)")

@@ -42,15 +42,31 @@ def _outside(out, *inputs):
         if path and Path(out).resolve() in (Path(path).resolve(), *Path(path).resolve().parents):
             raise InputError(f"{out}: expected an output folder apart from the input, found that it holds {path}; choose another name")
 
-# %% ../nbs/70_cli.ipynb #b6e48f6b
+# %% ../nbs/70_cli.ipynb #35a740e3
 def _simulate(a) -> None:
     "Simulate a particle set with known truth: RELION star file, image stack, and the states, poses and maps they were made from."
     from cryoformer_nb.simulator import simulate
-    _outside(a.out, a.preset if Path(a.preset).is_file() else None)
+    if bool(a.start) != bool(a.end): raise InputError(f"--from and --to: expected two structures, found only {'--from' if a.start else '--to'}; give both ends of the motion")
+    if a.start and a.preset: raise InputError(f"--preset: expected either a preset or --from and --to, found both ({a.preset}); leave one out")
+    if a.frames and not a.start: raise InputError("--frames: expected two structures, found neither --from nor --to; a preset has its own number of conformations")
+    source, files = a.preset or "arm", [f for f in (a.preset, a.start, a.end) if f and Path(f).is_file()]
+    _outside(a.out, *files)
+    options = dict(n=a.n, box=a.box, pixel_size=a.pixel_size, snr=a.snr, shift_px=a.shift, seed=a.seed, overwrite=True, pose_noise=a.pose_noise, shift_noise_px=a.shift_noise)
     with _whole_folder(a.out, a.overwrite) as folder:
-        simulate(folder, a.preset, a.n, a.box, a.pixel_size, a.snr, a.shift, a.seed, True, a.pose_noise, a.shift_noise)
+        if a.start:
+            from cryoformer_nb.motion import simulate_motion
+            print(_motion_lines(simulate_motion(folder, a.start, a.end, a.frames or 50, **options)))
+        else: simulate(folder, source, **options)
     print(f"{a.n} particles of {a.box} px: {Path(a.out) / 'particles.star'}, their truth: {Path(a.out) / 'truth'}")
 
+def _motion_lines(star: Path) -> str:
+    "What moves, a line a part."
+    motion = json.loads((star.parent / "truth" / "motion.json").read_text())
+    parts = [f"{row['residues']} residues ({', '.join(f'{c} {r}'.strip() for c, r in row['chains'].items())}) " +
+             (f"turn by {row['angle_deg']:.1f} degrees and shift by {row['shift_A']:.1f} A" if row["domain"] else "stand still") for row in motion["domains"]]
+    return "\n  ".join([f"{len(parts)} parts that move as rigid bodies, {motion['misfit_A']:.2f} A of deformation left:"] + parts)
+
+# %% ../nbs/70_cli.ipynb #5cc378cc
 def _settings(a):
     "The settings of a new run."
     from cryoformer_nb.config import Config
@@ -199,7 +215,7 @@ def _benchmark(a) -> None:
             print("ms per image" + "".join(f"{row['voxels']:>9d} voxels" for row in rows))
             for name in list(rows[0])[1:]: print(f"{name:12s}" + "".join(f"{row[name]:16.3f}" for row in rows))
 
-# %% ../nbs/70_cli.ipynb #533905e6
+# %% ../nbs/70_cli.ipynb #958f7e81
 #: Seconds the demo keeps for maps, scores and drawing after training, at most a quarter of its time.
 _AFTER_TRAINING = 30
 
@@ -210,7 +226,7 @@ def _demo(a) -> None:
     if a.minutes < 1: raise InputError(f"--minutes: expected at least 1 for simulation, training and report together, found {a.minutes:g}")
     out, common = Path(a.out), dict(overwrite=a.overwrite)
     print(f"1/4 simulating {a.n} particle images of the {a.preset} preset", flush=True)
-    _simulate(argparse.Namespace(out=out, preset=a.preset, n=a.n, box=a.box, pixel_size=None, snr=0.1, shift=0.0, pose_noise=0.0, shift_noise=0.0, seed=a.seed, **common))
+    _simulate(argparse.Namespace(out=out, preset=a.preset, n=a.n, box=a.box, pixel_size=None, snr=0.1, shift=0.0, pose_noise=0.0, shift_noise=0.0, start=None, end=None, frames=None, seed=a.seed, **common))
     print("2/4 reconstructing", flush=True)
     left = 60 * a.minutes - (time.perf_counter() - a.started) - min(_AFTER_TRAINING, 15 * a.minutes)
     particles = load_particles(out / "particles.star")

@@ -87,10 +87,11 @@ def _spike() -> Molecule:
 #: Molecules that come with the package, by name.
 PRESETS = {"arm": _arm, "spike": _spike}
 
-# %% ../nbs/13_simulator.ipynb #4892e88a
+# %% ../nbs/13_simulator.ipynb #d2dd6818
 def load_molecule(preset) -> Molecule:
-    "A preset by name, or the conformations in a .npz (xyz, weight), .pdb or .cif file, centred."
-    if str(preset) in PRESETS: m = PRESETS[str(preset)]()
+    "A preset by name, the conformations in a .npz (xyz, weight), .pdb or .cif file, or a `Molecule`, centred."
+    if isinstance(preset, Molecule): m = preset
+    elif str(preset) in PRESETS: m = PRESETS[str(preset)]()
     elif not Path(preset).is_file(): raise InputError(f"{preset}: expected a preset ({', '.join(PRESETS)}) or a file of atoms (.npz, .pdb, .cif), found neither; check the name")
     elif Path(preset).suffix == ".npz":
         try:
@@ -98,7 +99,7 @@ def load_molecule(preset) -> Molecule:
         except (OSError, ValueError, KeyError) as e: raise InputError(f"{preset}: expected arrays xyz (states, atoms, 3) and weight (atoms,), found: {e}") from e
         m = Molecule(xyz.reshape(-1, *xyz.shape[-2:]), weight, 0.0)
     else: m = Molecule(*(t.double().numpy() for t in load_models(preset)[:2]), 0.0)
-    if m.xyz.shape[1:] != (len(m.weight), 3): raise InputError(f"{preset}: expected xyz (states, atoms, 3) and weight (atoms,), found {m.xyz.shape} and {m.weight.shape}")
+    if m.xyz.ndim != 3 or m.xyz.shape[1:] != (len(m.weight), 3): raise InputError(f"{'molecule' if m is preset else preset}: expected xyz (states, atoms, 3) and weight (atoms,), found {m.xyz.shape} and {m.weight.shape}")
     xyz = m.xyz - (m.xyz.min((0, 1)) + m.xyz.max((0, 1))) / 2
     return Molecule(xyz, m.weight, m.field or 2 * np.linalg.norm(xyz, axis=-1).max() / 0.7)
 
@@ -198,9 +199,9 @@ def _write_truth(folder: Path, molecule: Molecule, draw: Draw, box: int, pixel_s
         v = gaussian_volume(torch.tensor(molecule.xyz[s], dtype=torch.float32), torch.tensor(molecule.weight, dtype=torch.float32), SIGMA_PX * pixel_size, box, pixel_size)
         write_map(folder / f"vol_{s:03d}.mrc", v, pixel_size)
 
-# %% ../nbs/13_simulator.ipynb #e43c1b04
+# %% ../nbs/13_simulator.ipynb #8092b83b
 def simulate(out,                            # folder to make
-             preset="arm",                   # "arm", "spike", or a file of atoms (.npz, .pdb, .cif)
+             preset="arm",                   # "arm", "spike", a file of atoms (.npz, .pdb, .cif), or a `Molecule`
              n: int = 4000,                  # particles
              box: int = 64,                  # pixels
              pixel_size: float | None = None, # A; by default the preset's field of view (arm 96 A, spike 144 A) divided by box
