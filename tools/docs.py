@@ -7,7 +7,10 @@ Nothing is written into the tree but the site and tools/node_modules. Scripts an
 the fonts from the npm packages of tools/package.json, installed at the first build. The pages ask no other host for anything.
 """
 import argparse
+import ast
 import importlib.resources
+import importlib.util
+import inspect
 import json
 import os
 import re
@@ -16,11 +19,12 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from html import escape
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 ROOT = Path(__file__).resolve().parents[1]
 ASSETS = Path(__file__).resolve().parent / "site"
+IMPORTS = (ast.Import, ast.ImportFrom)
 PLOTLY = "application/vnd.plotly.v1+json"
 
 
@@ -55,16 +59,70 @@ def copy_packages(libs: Path, pages: list) -> None:
 
 # ---------------------------------------------------------------- notebooks
 
+def mixed(source: str) -> bool:
+    "Whether a cell that is not exported holds imports and other code: nbdev would execute it, and it would lack what other cells define."
+    tree = ast.parse("\n".join("" if line.lstrip().startswith(("%", "!")) else line for line in source.split("\n")))
+    return any(isinstance(node, IMPORTS) for node in ast.walk(tree)) and not all(isinstance(node, IMPORTS) for node in tree.body)
+
+
+def shown(cell: dict) -> list:
+    "An exported cell as cells whose source nbdev shows (`exports`), one for each public function, so that each stands below its documentation."
+    source = "".join(cell["source"])
+    if cell["cell_type"] != "code": return [cell]
+    if not re.match(r"#\|\s*export\s*\n", source): return [dict(cell, source=f"#| eval: false\n{source}") if mixed(source) else cell]
+    lines, body = source.split("\n")[1:], ast.parse(source).body
+    if all(isinstance(node, IMPORTS) for node in body): return [cell]
+    public = [node for node in body if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_")]
+    cuts = [0, *(node.end_lineno - 1 for node in public[:-1]), len(lines)]
+    parts = ["\n".join(lines[a:b]).strip("\n") for a, b in zip(cuts, cuts[1:])]
+    return [dict(cell, id=f"{cell['id']}{k or ''}", source=f"#| exports\n{p}", outputs=cell["outputs"] if k == len(parts) - 1 else []) for k, p in enumerate(parts)]
+
+
 def copy_sources(work: Path) -> None:
     "What nbdev needs, in a folder of its own."
     for name in ("nbs", "cryoformer_nb"): shutil.copytree(ROOT / name, work / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", "_proc"))
     for name in ("settings.ini", "setup.py", "README.md"): shutil.copy(ROOT / name, work / name)
     for path in (work / "nbs").rglob("*.ipynb"):
         nb = json.loads(path.read_text(encoding="utf-8"))
-        for cell in nb["cells"]:                                # the source of what is exported stands on the page, below its documentation
-            source = "".join(cell["source"])
-            if re.match(r"#\|\s*export\s*\n", source) and re.search(r"^(def|class|@)", source, flags=re.M): cell["source"] = source.replace("export", "exports", 1)
+        nb["cells"] = [part for cell in nb["cells"] for part in shown(cell)]
         path.write_text(json.dumps(nb), encoding="utf-8")
+
+
+def signature_text(name: str, signature, width: int = 88) -> str:
+    "A signature on one line, or one parameter a line where it would not fit."
+    plain = lambda a: re.sub(r"\b(?:[A-Za-z_]\w*\.)+(?=\w)", "", inspect.formatannotation(a).strip("'")) if a is not inspect.Parameter.empty else ""
+    parts, stars = [], {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+    for p in signature.parameters.values():
+        kind, default = plain(p.annotation), p.default
+        value = "" if default is inspect.Parameter.empty else getattr(default, "__name__", None) or repr(default)
+        parts.append(stars.get(p.kind, "") + p.name + (f": {kind}" if kind else "") + ((" = " if kind else "=") + value if value else ""))
+    end = f") -> {plain(signature.return_annotation)}" if plain(signature.return_annotation) else ")"
+    line = f"{name}({', '.join(parts)}{end}"
+    return line if len(line) <= width else f"{name}(\n" + "".join(f"    {p},\n" for p in parts) + end
+
+
+def renderer():
+    "nbdev's show_doc with a short signature and a table of the parameters that have a comment."
+    from fastcore.docments import MarkdownRenderer
+    from nbdev.doclinks import NbdevLookup
+
+    def table(dm, known) -> str:
+        cell = lambda text: str(text).replace("|", "\\|").replace("\n", " ")
+        names = [n for n in dm if n in known or n == "return"]
+        comment = lambda n: dm[n].get("docment") if isinstance(dm[n].get("docment"), str) else ""
+        rows = [f"| {'returns' if n == 'return' else f'<code>{n}</code>'} | {cell(comment(n))} |" for n in names if comment(n)]
+        return "\n\n| parameter | meaning |\n|---|---|\n" + "\n".join(rows) if rows else ""
+
+    class PageRenderer(MarkdownRenderer):
+        def __init__(self, sym, *args, **kwargs): super().__init__(getattr(sym, "func", sym) if isinstance(sym, cached_property) else sym, *args, **kwargs)
+
+        def _repr_markdown_(self):
+            source = (NbdevLookup().code(self.fn) or "").removesuffix("#LNone")
+            link = f'[source]({source}){{.api-source}}\n\n' if source else ""
+            shown = f"```python\n{signature_text(self.nm, self.sig)}\n```\n\n" if self.sig else ""
+            return f"---\n\n{link}{'#' * self.title_level} {self.nm}\n\n{shown}{self.docs or ''}{table(self.dm.dm, self.sig.parameters if self.sig else ())}\n"
+
+    return PageRenderer
 
 
 def process(work: Path) -> Path:
@@ -73,7 +131,9 @@ def process(work: Path) -> Path:
     sys.path.insert(0, str(work))
     import nbdev.doclinks
     import nbdev.serve
+    import nbdev.showdoc
     nbdev.doclinks._build_modidx()
+    nbdev.showdoc.BasicMarkdownRenderer = renderer()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return Path(nbdev.serve.proc_nbs(n_workers=0))
@@ -123,7 +183,7 @@ def site_class(settings: dict):
                 path, _, anchor = href[len(base) + 1:].partition("#")
                 found = self.find_page(PurePosixPath(path))
                 if found is None: self.broken.append((str(page.src) if page else "", href)); return href
-                return rel(found.out, page) + (f"#{anchor}" if anchor else "")
+                return rel(found.out, page) + (f"#{anchor}" if anchor and not anchor.startswith("_") else "")      # private names have no heading
             outside = re.match(r"((?:\.\./)+)([^#?]*)", href)
             depth = len(page.src.parent.parts) if page else 0
             if outside and outside[1].count("../") == depth + 1 and (ROOT / outside[2]).exists(): return f"{blob}/{outside[2]}"      # files beside nbs/
@@ -141,10 +201,10 @@ def localise(text: str, offset: str) -> str:
     return text.replace("</head>", head + "</head>", 1)
 
 
-def llms_txt(site, url: str) -> str:
+def llms_txt(site) -> str:
     "A map of the site for language models: what it is, how it is used, and every page with its one-line description."
     web, out, seen = site.project.website, [], set()
-    line = lambda p: f"- [{p.title}]({url}/{p.out.with_suffix('.llms.md')})" + (f": {p.meta['description']}" if p.meta.get("description") else "")
+    line = lambda p: f"- [{p.title}]({p.out.with_suffix('.llms.md')})" + (f": {p.meta['description']}" if p.meta.get("description") else "")
     entry = lambda href: site.find_page(PurePosixPath(href))
     for item in web["sidebar"]["contents"]:
         pages = [p for p in map(entry, item["contents"] if isinstance(item, dict) else [item]) if p]
@@ -170,11 +230,13 @@ def render(proc: Path, out: Path, settings: dict) -> list:
         path = out / page.out
         text = localise(path.read_text(encoding="utf-8"), "../" * (len(page.out.parts) - 1))
         path.write_text(text, encoding="utf-8"); pages.append(text)
+        copy = path.with_suffix(".llms.md")
+        if copy.exists(): copy.write_text(re.sub(r'<div class="figure-live".*?</script>', "(figure)", copy.read_text(encoding="utf-8"), flags=re.S), encoding="utf-8")
     copy_packages(out / "site_libs", pages)
     for css in (out / "site_libs" / "themes").rglob("*.css"):   # fonts that a theme takes from elsewhere
         css.write_text(re.sub(r"@import\s+url\([^)]*\);?", "", css.read_text(encoding="utf-8")), encoding="utf-8")
-    (out / "llms.txt").write_text(llms_txt(site, settings["doc_host"] + settings["doc_baseurl"]), encoding="utf-8")
-    return site.warnings
+    (out / "llms.txt").write_text(llms_txt(site), encoding="utf-8")
+    return [w for w in site.warnings if "output-file" not in w and "format.html" not in w]
 
 
 def build(out: Path) -> list:

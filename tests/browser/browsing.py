@@ -1,0 +1,19 @@
+"""A page that is watched: what it asks for and what it complains about."""
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Watched:
+    "A page, with the requests it makes to other hosts and its errors. The browser itself is started with no way to any other host."
+    def __init__(self, browser, width=1280, height=900):
+        self.page = browser.new_page(viewport={"width": width, "height": height})
+        self.foreign, self.errors = [], []
+        self.page.on("request", lambda r: self.foreign.append(r.url[:200]) if not r.url.startswith(("http://127.0.0.1", "ws://127.0.0.1", "data:", "blob:", "about:")) else None)
+        self.page.on("console", lambda m: self.errors.append(m.text[:300]) if m.type == "error" else None)
+        self.page.on("pageerror", lambda e: self.errors.append(str(e)[:300]))
+
+    def visit(self, address: str) -> None:
+        "Go there, with the findings of earlier visits forgotten."
+        self.foreign.clear(); self.errors.clear()
+        self.page.goto(address, wait_until="load")
