@@ -26,7 +26,7 @@ def test_first_cell_is_title_and_description(path):
         "expected '# title', an empty line and one '> line' alone in the first cell; put the text into a second cell"
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", [p for p in NOTEBOOKS if p not in TUTORIALS], ids=lambda p: p.stem)
 def test_imports_stand_in_cells_of_their_own(path):
     "A cell with an import is executed when the pages are made, without the cells before it."
     for kind, source in cells(path):
