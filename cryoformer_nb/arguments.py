@@ -80,12 +80,21 @@ def _volumes_options(p):
     p.add_argument("--overwrite", action="store_true", help="replace an existing folder of maps")
     p.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
 
-# %% ../nbs/69_arguments.ipynb #7aeaad1a
+# %% ../nbs/69_arguments.ipynb #2ef996dd
 def _fsc_options(p):
     "Arguments of `fsc`."
     p.add_argument("a", metavar="A.mrc"); p.add_argument("b", metavar="B.mrc")
     p.add_argument("--mask", metavar="M.mrc", help="soft mask, multiplied onto both maps (default: none)")
     p.add_argument("--json", action="store_true", help="print one JSON object")
+
+def _flexibility_options(p):
+    "Arguments of `flexibility`."
+    p.add_argument("run", metavar="RUN", help="run folder")
+    p.add_argument("--out", required=True, metavar="DIR", help="folder to write: mean.mrc, flexibility.mrc, queries.mrc, and attention_00.mrc, attention_std_00.mrc ... for each channel")
+    p.add_argument("-n", type=_count, default=100, metavar="N", help="particles over which the maps vary, evenly spaced over the set (default %(default)s)")
+    p.add_argument("--particle", type=int, default=0, metavar="I", help="the attention volumes are those of this particle, counted from 0 (default %(default)s)")
+    p.add_argument("--truth", metavar="DIR", help="truth folder of the simulated set: also print how well the maps find the moving parts (default: none)")
+    p.add_argument("--overwrite", action="store_true", help="replace an existing folder of maps")
 
 def _score_options(p):
     "Arguments of `score`."
@@ -119,11 +128,12 @@ def _benchmark_options(p):
     p.add_argument("--minutes", type=_positive, default=5.0, metavar="M", help="training time in minutes, for quality (default %(default)g)")
     p.add_argument("--radii", type=_count, nargs="+", default=[], metavar="PX", help="also time balls of these radii in pixels, for cost (default: none)")
 
-# %% ../nbs/69_arguments.ipynb #c42fe45c
+# %% ../nbs/69_arguments.ipynb #dcaa41c1
 _COMMANDS = {"demo": (_demo_options, "simulate, reconstruct, compare, report: the main job on embedded data"),
              "simulate": (_simulate_options, "make a particle set with known truth"),
              "train": (_train_options, "reconstruct a particle set"),
              "volumes": (_volumes_options, "write maps of a run"),
+             "flexibility": (_flexibility_options, "write maps of which parts move, and of the attention"),
              "fsc": (_fsc_options, "Fourier shell correlation of two maps"),
              "score": (_score_options, "compare a run with the truth of a simulated set"),
              "report": (_report_options, "one page with the figures of a run"),

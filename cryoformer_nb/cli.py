@@ -92,25 +92,13 @@ def _train(a) -> None:
     if last: print(f"{last['epoch']:.1f} passes in {last['seconds'] / 60:.1f} min, loss {last['loss']:.4f}, {last['images_per_second']:.0f} images/s")
     print(f"run folder: {a.out}\nlook at it:  cryoformer report {a.out}\nmaps:        cryoformer volumes {a.out} --out {Path(a.out) / 'volumes'}")
 
-# %% ../nbs/70_cli.ipynb #36c2b710
-def _half_rows(particles):
-    "The particle numbers of the two halves."
-    import numpy as np
-    table = particles.table
-    subset = table["rlnRandomSubset"].to_numpy(dtype=float) if "rlnRandomSubset" in table else np.arange(len(table)) % 2 + 1
-    halves = [np.flatnonzero(subset == k) for k in (1, 2)]
-    if not all(len(rows) for rows in halves): raise InputError(f"{particles.path}: expected both half sets in rlnRandomSubset, found one; remove the column")
-    return halves
-
+# %% ../nbs/70_cli.ipynb #495cfece
 def _train_halves(a, particles, config) -> None:
     "Train a run on each half set, in RUN/half1 and RUN/half2, and write their mean maps."
-    from dataclasses import replace
     from cryoformer_nb.files import read_map, write_map
     from cryoformer_nb.fourier_shells import fsc
     from cryoformer_nb.training import train
-    for k, rows in enumerate(_half_rows(particles), 1):
-        part = replace(particles, table=particles.table.iloc[rows].reset_index(drop=True), rotations=particles.rotations[rows], shifts_px=particles.shifts_px[rows],
-                       ctf_params=particles.ctf_params[rows], file_of=particles.file_of[rows], index=particles.index[rows])
+    for k, part in enumerate(particles.halves(), 1):
         run = train(part, Path(a.out) / f"half{k}", a.minutes and a.minutes / 4, a.epochs, config, False, a.overwrite, not a.quiet)
         write_map(Path(a.out) / f"half{k}.mrc", read_map(run.path / "mean.mrc")[0], run.pixel_size)
     (x, pixel_size), (y, _) = (read_map(Path(a.out) / f"half{k}.mrc") for k in (1, 2))
@@ -158,6 +146,28 @@ def _volumes(a) -> None:
         (folder / "volumes.csv").write_text("file,what,nearest_particle\n" + "".join(rows))
     print(f"{len(z)} maps of {run.box} px at {run.pixel_size:.4g} A/px: {a.out}")
 
+# %% ../nbs/70_cli.ipynb #741c9b2a
+_AREA = "area under the ROC curve of the density's deviation against the truly moving voxels"
+
+def _flexibility(a) -> None:
+    "Write maps of which parts move: the deviation over the particles of the density and of the attention queries, and the attention volumes of one particle."
+    from cryoformer_nb.files import write_map
+    from cryoformer_nb.flexibility import attention_volumes, flexibility, flexibility_auc
+    from cryoformer_nb.training import Run
+    run = Run.load(a.run)
+    _outside(a.out, Path(a.run) / "config.yaml", a.truth)
+    if not 0 <= a.particle < len(run.latents): raise InputError(f"--particle: expected a number from 0 to {len(run.latents) - 1}, found {a.particle}")
+    found = flexibility(run, a.n)
+    maps = dict(mean=found.mean, flexibility=found.density)
+    if found.queries is not None:
+        maps["queries"] = found.queries
+        for name, volumes in (("attention", attention_volumes(run, run.latents[a.particle])), ("attention_std", found.channels)): maps |= {f"{name}_{c:02d}": v for c, v in enumerate(volumes)}
+    area = flexibility_auc(a.truth, {k: v for k, v in maps.items() if k in ("mean", "flexibility", "queries")}) if a.truth else {}
+    with _whole_folder(a.out, a.overwrite) as folder:
+        for name, volume in maps.items(): write_map(folder / f"{name}.mrc", volume, run.pixel_size)
+    print(f"{len(maps)} maps of {run.box} px at {run.pixel_size:.4g} A/px: {a.out}" + ("" if found.queries is not None else " (no attention volumes: the queries of this model are no regions of space)"))
+    for name, value in area.items(): print(f"{name:12s} {value:.3f}   area under the ROC curve against the truly moving voxels" + (" (minus the mean map)" if name == "control" else ""))
+
 # %% ../nbs/70_cli.ipynb #c1bb6249
 def _plain(value):
     "Something that JSON can hold; infinite and undefined numbers become null."
@@ -179,7 +189,7 @@ def _fsc(a) -> None:
     for s, f, v in zip(curve.shell[1:], curve.frequency[1:], curve.value[1:]): print(f"{s:5d}  {1 / f:14.2f}  {v:5.3f}")
     print(f"resolution {curve.resolution_05:.2f} A at 0.5, {curve.resolution_0143:.2f} A at 0.143")
 
-# %% ../nbs/70_cli.ipynb #fdcd87f1
+# %% ../nbs/70_cli.ipynb #282886e2
 def _score(a) -> None:
     "Compare a run with the truth of a simulated set: how well latents predict the state, and particles' maps agree with their true maps."
     from cryoformer_nb.metrics import score
@@ -192,6 +202,7 @@ def _score_lines(s: dict) -> str:
     lines = [f"latent R2  {s['latent_r2']:.3f}   the true state from the latent, by 20 neighbours",
              f"mean FSC   {s['mean_fsc']:.3f}   maps of {len(s['particles'])} particles against their own true maps",
              f"ceiling    {s['ceiling']:.3f}   the average of all true maps against the same"]
+    if s["flexibility_auc"] == s["flexibility_auc"]: lines += [f"moving     {s['flexibility_auc']:.3f}   {_AREA} (minus the mean map: {s['flexibility_control']:.3f})"]
     return "\n".join(lines)
 
 # %% ../nbs/70_cli.ipynb #821c12bb
@@ -247,12 +258,12 @@ def _finish_demo(out: Path, run, particles, preset: str) -> str:
     report(run, out / "report.html", out / "truth", particles, title=f"Demo: the {preset} preset", scores=scores)
     return _score_lines(scores)
 
-# %% ../nbs/70_cli.ipynb #013d4ea7
+# %% ../nbs/70_cli.ipynb #5be078ac
 def _warn(message, category, filename, lineno, file=None, line=None):
     "A warning in one line, if it is ours."
     if category is UserWarning and Path(filename).parent.name == "cryoformer_nb": print(f"cryoformer: warning: {message}", file=sys.stderr)
 
-_FUNCTIONS = dict(demo=_demo, simulate=_simulate, train=_train, volumes=_volumes, fsc=_fsc, score=_score, report=_report, benchmark=_benchmark)
+_FUNCTIONS = dict(demo=_demo, simulate=_simulate, train=_train, volumes=_volumes, flexibility=_flexibility, fsc=_fsc, score=_score, report=_report, benchmark=_benchmark)
 
 def main(argv=None) -> int:
     "Run the command line; 0 on success, 2 on bad input, 130 when interrupted."

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['report']
 
-# %% ../nbs/63_report.ipynb #687a5564
+# %% ../nbs/63_report.ipynb #ccf7ac2f
 from html import escape
 from pathlib import Path
 
@@ -14,8 +14,9 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from .files import atomic_path, read_map
+from .flexibility import flexibility
 from .fourier_shells import fsc
-from .latent import flexibility_map, motion_path
+from .latent import motion_path
 from .metrics import read_labels, score
 from .plots import flexibility_figure, fsc_figure, latent_figure, loss_figure, path_figure
 
@@ -84,13 +85,14 @@ def _page(title: str, subtitle: str, facts: list, cards: list, settings: str) ->
             f'<header><div><h1>{escape(title)}</h1><p>{escape(subtitle)}</p></div></header><main><div class="facts">{tiles}</div><div class="grid">{"".join(cards)}{details}</div>'
             f'<footer>Made by cryoformer_nb. This page is one file and needs no network.</footer></main><script>{_SCRIPT}</script></body></html>')
 
-# %% ../nbs/63_report.ipynb #9a79e84a
+# %% ../nbs/63_report.ipynb #40787fea
 def _facts(run, scores) -> list:
     "Numbers for the top of the page: (value, name, is a key result)."
     history, facts = run.history, []
     if scores:
         facts += [(f"{scores['latent_r2']:.3f}", "latent R² against the true state", True),
                   (f"{scores['mean_fsc']:.3f}", f"mean FSC (a single map: {scores['ceiling']:.3f})", True)]
+        if np.isfinite(scores.get("flexibility_auc", np.nan)): facts += [(f"{scores['flexibility_auc']:.3f}", "moving parts found (area under ROC)", True)]
     facts += [(f"{len(run.latents):,}", "particles", False), (f"{run.box} px", "box", False), (f"{run.pixel_size:.3g} Å", "pixel size", False)]
     if len(history):
         rate = history["images_per_second"].dropna()
@@ -112,13 +114,14 @@ def _fsc_card(run, scores) -> str | None:
     return _card("Agreement of the half maps", fsc_figure({"half maps": fsc(a, b, pixel).value}, pixel, 0.143),
                  "Two maps from independent halves of the particles. The dot marks the resolution at 0.143, without a mask.", "fsc")
 
-# %% ../nbs/63_report.ipynb #e38bd293
+# %% ../nbs/63_report.ipynb #a3c480ac
 def _cards(run, truth, scores, n: int) -> list:
     "The figures of the report, each on its card; None where there is nothing to show."
     z, labels = np.asarray(run.latents), read_labels(truth) if truth else None
     path = motion_path(z, n)
     volumes = np.asarray(run.volumes(path))
-    moving = flexibility_map(run.volumes(z[np.unique(np.linspace(0, len(z) - 1, 40).astype(int))]))
+    moving = flexibility(run, 40)
+    others = {} if moving.queries is None else {"change of all queries (no unit)": moving.queries} | {f"change of attention channel {c} (no unit)": v for c, v in enumerate(moving.channels)}
     seen = ("The colour is the true state, which training never saw: a smooth gradient means that the motion was found. " if truth
             else "A band or a curve is a continuous motion, separate clouds are distinct states. ")
     return [_card("Where the particles lie", latent_figure(z, labels, path=path).update_layout(height=480), f"Each dot is a particle; near dots have similar shapes. {seen}"
@@ -126,8 +129,9 @@ def _cards(run, truth, scores, n: int) -> list:
             _card("Maps along the main motion", path_figure(volumes, run.pixel_size), "Move the slider, or press Play, to go along the numbered points. All maps share one level and one scale; "
                   "drag to turn, scroll to zoom.", "maps", extra='<button class="play" id="play">Play</button>'),
             _fsc_card(run, scores),
-            _card("Which parts move", flexibility_figure(volumes.mean(0), moving, run.pixel_size), "The average shape, coloured by how much the density at each place "
-                  "changes from particle to particle: orange parts move, blue parts stay.", "flexibility"),
+            _card("Which parts move", flexibility_figure(moving.mean, moving.density, run.pixel_size, others=others), "The average shape, coloured by how much the density at each place "
+                  "changes from particle to particle: orange parts move, blue parts stay." + (" The list on top shows the same for the attention queries, which know the motion but not the density." if others else "")
+                  + (f" Where the truth moves is told apart with an area under the ROC curve of {scores['flexibility_auc']:.3f} (0.5 is guessing)." if scores and "flexibility_auc" in scores else ""), "flexibility"),
             _card("Loss", loss_figure(run.history), "How badly the projected maps fit the noisy images. Noise keeps it from reaching zero; it should fall, then level off.",
                   "loss", wide=True) if len(run.history) else None]
 
