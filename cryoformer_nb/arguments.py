@@ -25,16 +25,21 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1: raise argparse.ArgumentTypeError(f"expected a whole number above zero, found {text!r}")
     return int(text)
 
-# %% ../nbs/69_arguments.ipynb #ee554f9d
+# %% ../nbs/69_arguments.ipynb #db693104
 def _reading_options(p):
     "How a particle set is read."
-    p.add_argument("--datadir", metavar="DIR", help="folder that image paths in the star file are relative to (default: the star file's and its parents)")
+    p.add_argument("--datadir", metavar="DIR", help="folder that image paths in the particle file are relative to (default: the file's own and its parents)")
+    p.add_argument("--pose-pkl", metavar="FILE", help="poses.pkl of cryoDRGN, or a .cs file of the same rows, instead of the poses of the particle file")
+    p.add_argument("--ctf-pkl", metavar="FILE", help="ctf.pkl of cryoDRGN, instead of the CTF of the particle file")
+    p.add_argument("--passthrough", metavar="FILE.cs", help="passthrough file of a cryoSPARC job (default: found by its name beside the particles)")
+    p.add_argument("--pixel-size", type=_positive, metavar="A", help="pixel size of the images on disk in A (default: that of the particle file)")
+    p.add_argument("--ind", metavar="FILE", help="keep the particles of these numbers, counted from 0: a .npy file or a pickle (default: all)")
     p.add_argument("--box", type=_count, metavar="D", help="downsample to this even number of pixels by cropping in Fourier space (default: as on disk)")
     p.add_argument("--invert", action=argparse.BooleanOptionalAction, default=None, help="particles are dark / bright on disk (default: detected and reported)")
 
 def _train_options(p):
     "Arguments of `train`."
-    p.add_argument("particles", help="RELION star file with poses and CTF")
+    p.add_argument("particles", help="RELION .star file, cryoSPARC .cs file, cryoDRGN folder, or an image stack (.mrcs, .txt) with --pose-pkl and --ctf-pkl")
     p.add_argument("--out", required=True, metavar="RUN", help="run folder to write")
     _reading_options(p)
     time_ = p.add_mutually_exclusive_group()
@@ -80,7 +85,7 @@ def _volumes_options(p):
     p.add_argument("--overwrite", action="store_true", help="replace an existing folder of maps")
     p.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
 
-# %% ../nbs/69_arguments.ipynb #2ef996dd
+# %% ../nbs/69_arguments.ipynb #60393db4
 def _fsc_options(p):
     "Arguments of `fsc`."
     p.add_argument("a", metavar="A.mrc"); p.add_argument("b", metavar="B.mrc")
@@ -103,6 +108,7 @@ def _score_options(p):
     p.add_argument("-n", type=_count, default=100, metavar="N", help="particles whose maps are compared (default %(default)s)")
     p.add_argument("--json", action="store_true", help="print one JSON object")
 
+# %% ../nbs/69_arguments.ipynb #a2e11e11
 def _report_options(p):
     "Arguments of `report`."
     p.add_argument("run", metavar="RUN", help="run folder")

@@ -80,7 +80,7 @@ def _layout(fig: go.Figure, height: int = 420, **keys) -> go.Figure:
     return fig.update_layout(template="plotly_white", height=height, font=dict(family="system-ui, sans-serif", size=13, color="#1d2733"),
                              margin=dict(l=10, r=10, t=30, b=10), **keys)
 
-# %% ../nbs/60_plots.ipynb #34bd3f14
+# %% ../nbs/60_plots.ipynb #4ea709af
 #: Blue to orange through pale yellow: told apart with every common colour blindness, and light enough everywhere to show shading.
 _STILL_TO_MOVING = [[0, "#79b6de"], [0.5, "#f3e2a0"], [1, "#d55e00"]]
 
@@ -111,6 +111,7 @@ def surface_figure(volume,                   # (z, y, x)
                      colorbar=dict(title=dict(text=label, side="right"), thickness=12, len=0.75, outlinewidth=0))
     return _lit(_layout(go.Figure(_mesh3d(points, triangles, **style)), scene=_scene([points], _camera(volume, level))))
 
+# %% ../nbs/60_plots.ipynb #6d3dc171
 def flexibility_figure(mean,                  # (z, y, x)
                        flexibility,           # (z, y, x) from flexibility.flexibility_map
                        pixel_size: float = 1.0,
