@@ -66,7 +66,7 @@ def _motion_lines(star: Path) -> str:
              (f"turn by {row['angle_deg']:.1f} degrees and shift by {row['shift_A']:.1f} A" if row["domain"] else "stand still") for row in motion["domains"]]
     return "\n  ".join([f"{len(parts)} parts that move as rigid bodies, {motion['misfit_A']:.2f} A of deformation left:"] + parts)
 
-# %% ../nbs/70_cli.ipynb #5cc378cc
+# %% ../nbs/70_cli.ipynb #fbfe08fe
 def _settings(a):
     "The settings of a new run."
     from cryoformer_nb.config import Config
@@ -80,10 +80,10 @@ def _train(a) -> None:
     from cryoformer_nb.particles import load_particles
     from cryoformer_nb.training import train
     config = _settings(a)
-    _outside(a.out, a.particles, a.config)
+    _outside(a.out, a.particles, a.config, a.pose_pkl, a.ctf_pkl, a.passthrough, a.ind)
     if a.half_sets and a.resume: raise InputError("--half-sets: expected a new run, found --resume; train the half sets in a new folder")
     if not a.resume: check_folder(a.out, a.overwrite)                 # before anything is read
-    particles = load_particles(a.particles, a.datadir, a.box, a.invert)
+    particles = load_particles(a.particles, a.datadir, a.box, a.invert, a.pose_pkl, a.ctf_pkl, a.passthrough, a.pixel_size, a.ind)
     print(particles, flush=True)
     share = 0.5 if a.half_sets and a.minutes else 1.0
     run = train(particles, a.out, a.minutes and share * a.minutes, a.epochs, config, a.resume, a.overwrite, not a.quiet, a.started)

@@ -55,7 +55,7 @@ def noise_spectrum(images: Tensor        # (n, D, D) a sample of the set
     radial[:3] = radial[3]                                  # too few samples, and the window leaks there
     return radial.clamp(min=1e-3 * radial.max())[shell].sqrt()   # filtered images have no noise at some frequencies: do not divide by it
 
-# %% ../nbs/22_consensus.ipynb #8f7dcdff
+# %% ../nbs/22_consensus.ipynb #bbe1ecf4
 def back_project(particles: Particles,
                  noise: Tensor,               # (D, D//2+1) from `noise_spectrum`
                  limit: int = 20000,          # particles used at most, evenly spaced
@@ -66,10 +66,9 @@ def back_project(particles: Particles,
     f = frequencies(box)
     keep = (f.norm(dim=-1) * box < box // 2)
     total, weight = torch.zeros(2, box, box, box, dtype=torch.complex64), torch.zeros(2, box, box, box)
-    subset = particles.table["rlnRandomSubset"].to_numpy()[rows] % 2 if "rlnRandomSubset" in particles.table else rows % 2
-    if min(subset.sum(), (1 - subset).sum()) < len(rows) / 4: subset = rows % 2
+    in_first = np.isin(rows, particles.half_rows(strict=False)[0])
     for half in (0, 1):
-        for i in np.array_split(mine := rows[subset == half], max(1, -(-len(mine) // chunk))):
+        for i in np.array_split(mine := rows[in_first == (half == 0)], max(1, -(-len(mine) // chunk))):
             h = ctf(particles.ctf_params[i], box, particles.pixel_size)[:, keep] / noise[keep]
             phase = -2 * torch.pi * torch.einsum("kf,bf->bk", f[keep], particles.shifts_px[i])
             y = rfft2c(particles.images(i))[:, keep] / noise[keep] * torch.polar(torch.ones_like(phase), phase)

@@ -1,5 +1,6 @@
 """Particle sets that other programs wrote, and damaged ones: each loads, or is refused in one line that fits."""
 import errno
+import pickle
 import re
 import resource
 import warnings
@@ -11,10 +12,16 @@ import pytest
 import starfile
 import torch
 
+from cryoformer_nb.cli import main
+from cryoformer_nb.consensus import back_project, wiener
 from cryoformer_nb.conventions import InputError
 from cryoformer_nb.files import write_map, write_stack
+from cryoformer_nb.fourier_shells import fsc
+from cryoformer_nb.foreign import ANGLES, read_cs, read_pose_pickle, write_cs, write_pickles
 from cryoformer_nb.particles import detect_sign, load_particles, write_star
-from cryoformer_nb.rotations import random_rotations
+from cryoformer_nb.projector import project
+from cryoformer_nb.rotations import euler_to_matrix, random_rotations
+from cryoformer_nb.simulator import simulate
 
 
 def refused(call) -> str:
@@ -73,9 +80,133 @@ def test_no_foreign_star_is_forgotten(shared):
     assert {p.name for p in shared("formats").glob("*.star")} == set(LOADS) | set(REFUSED)
 
 
-def test_other_formats_are_refused(shared):
-    for name in ("empiar_10076_7.cs", "pose.star.pkl", "toy_projections.txt", "hand.mrcs"):
-        assert "expected a RELION .star file" in refused(lambda: load_particles(shared("formats/" + name)))
+def test_files_that_lack_something_are_refused(shared):
+    f = lambda name: shared("formats/" + name)
+    for name, word in (("empiar_10076_7.cs", "alignments3D/pose), found no alignments"), ("cryosparc_J2_particles_exported.cs", "found alignments2D"),
+                       ("cryosparc_P12_J24_001_particles.cs", "--datadir"), ("hand.mrcs", "no poses (--pose-pkl) and no CTF (--ctf-pkl)"), ("toy_projections.txt", "--ctf-pkl"), ("pose.star.pkl", "found '.pkl'")):
+        assert word in refused(lambda: load_particles(f(name)))
+    refusals = {"expected the poses of 1000 images, found 100": dict(poses=f("hand_rot_trans.pkl"), ctf=f("test_ctf.pkl")), "expected the CTF of 1000 images, found 100": dict(poses=f("toy_rot_trans.pkl"), ctf=f("test_ctf.100.pkl")),
+                "no CTF (--ctf-pkl)": dict(poses=f("toy_rot_trans.pkl")), "no poses (--pose-pkl)": dict(ctf=f("test_ctf.pkl")), "is it the pose pickle?": dict(poses=f("toy_rot_trans.pkl"), ctf=f("toy_rot_trans.pkl")),
+                "--passthrough": dict(passthrough=f("empiar_10076_7.cs")), "expected the poses of 1000 images, found 2019": dict(poses=f("cryosparc_P12_J24_001_particles.cs"), ctf=f("test_ctf.pkl"))}
+    for word, options in refusals.items(): assert word in refused(lambda: load_particles(f("toy_projections.mrcs"), **options))
+    assert "CTF of 220 images, found 219" in refused(lambda: load_particles(f("ay19102021_L3_position6_ribo_it09_bin8_1.82A.mrcs"), poses=f("sta_pose.pkl"), ctf=f("sta_ctf.pkl")))
+    assert "expected one file of poses" in refused(lambda: load_particles(shared("formats")))
+    assert "expected particles (*.txt" in refused(lambda: load_particles(shared("adk/cryodrgn")))
+
+
+# ---------------------------------------------------------------- cryoSPARC and cryoDRGN
+
+def test_cryosparc_table_agrees_with_the_poses_that_cryodrgn_read_from_it(shared):
+    blocks, _ = read_cs(shared("formats/cryosparc_P12_J24_001_particles.cs"))
+    table = blocks["particles"]
+    rotations, fractions = read_pose_pickle(shared("formats/pose.cs.pkl"), len(table))
+    assert abs(euler_to_matrix(torch.tensor(table[ANGLES].values)).numpy() - rotations).max() < 1e-4
+    assert abs(table[["rlnOriginXAngst", "rlnOriginYAngst"]].values / 2.95 / 180 - fractions).max() < 1e-5
+    assert len(table) == 2019 and blocks["optics"]["rlnVoltage"].tolist() == [200] and set(table["rlnRandomSubset"]) == {1, 2}
+    assert table["rlnImageName"][0] == "000001@J19/extract/20150917_05196_DNA-TET-25k-DE20_raw.region_000.sum-all_003-072_particles.mrc"
+
+
+def test_cryosparc_ctf_and_images_agree_with_the_star_file(shared):
+    "The same seven images of EMPIAR-10076 in both formats; neither has poses."
+    blocks, _ = read_cs(shared("formats/empiar_10076_7.cs"), poses=False)
+    star = starfile.read(shared("formats/empiar_10076_7.star"))
+    columns = ["rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle"]
+    assert np.allclose(blocks["particles"][columns], star[columns].astype(float), atol=1e-2)
+    optics = blocks["optics"].iloc[0]
+    assert np.allclose([optics["rlnVoltage"], optics["rlnSphericalAberration"], optics["rlnAmplitudeContrast"]], star.iloc[0][["rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast"]].astype(float), atol=1e-4)
+    assert [n.split("@")[1] for n in blocks["particles"]["rlnImageName"]] == [n.split("@")[1] for n in star["rlnImageName"]]
+    assert abs(optics["rlnImagePixelSize"] - 1e4 * 5 / 38168) < 1e-3
+
+
+def test_cryosparc_file_with_poses_of_the_same_images_loads(shared, tmp_path):
+    poses = tmp_path / "poses.pkl"
+    poses.write_bytes(pickle.dumps((random_rotations(7).numpy(), np.full((7, 2), 0.05))))
+    particles = load_particles(shared("formats/empiar_10076_7.cs"), poses=poses)
+    assert (len(particles), particles.box, particles.images([6]).shape) == (7, 320, (1, 320, 320)) and torch.allclose(particles.shifts_px, torch.tensor(16.0))
+    again = load_particles(write_star(particles, tmp_path / "poses.star"), datadir=shared("formats"))
+    assert torch.allclose(again.rotations, particles.rotations, atol=1e-5) and torch.allclose(again.shifts_px, particles.shifts_px, atol=1e-4)
+
+
+def test_cryodrgn_pickles_of_adk_agree_with_the_star_file(shared):
+    star = load_particles(shared("adk/particles.star"))
+    drgn = load_particles(shared("adk/particles.mrcs"), poses=shared("adk/cryodrgn/poses.pkl"), ctf=shared("adk/cryodrgn/ctf.pkl"))
+    assert abs(star.rotations - drgn.rotations).max() < 1e-4 and abs(star.shifts_px - drgn.shifts_px).max() < 1e-4
+    assert torch.allclose(star.ctf_params, drgn.ctf_params, rtol=1e-5, atol=1e-3) and drgn.pixel_size == 1.5 and drgn.sign == star.sign
+    assert torch.equal(star.images([7, 3999]), drgn.images([7, 3999]))
+
+
+def test_cryodrgn_pickles_agree_with_relion_star_files(shared):
+    given = load_particles(shared("formats/sta_testing_bin8.star"))
+    other = load_particles(shared("formats/sta_testing_bin8.star"), poses=shared("formats/sta_pose.pkl"), ctf=shared("formats/sta_ctf.pkl"))
+    assert len(other) == 219 and abs(given.rotations - other.rotations).max() < 1e-4   # its shifts were never initialised
+    assert torch.allclose(given.ctf_params, other.ctf_params, rtol=1e-4, atol=1e-2)
+    table = starfile.read(shared("formats/FinalRefinement-OriginalParticles-PfCRT.star"))       # without its stack
+    rotations, fractions = read_pose_pickle(shared("formats/pose.star.pkl"), len(table))
+    assert abs(euler_to_matrix(torch.tensor(table[ANGLES].values)).numpy() - rotations).max() < 1e-4
+    assert abs(table[["rlnOriginX", "rlnOriginY"]].values / 300 - fractions).max() < 1e-5
+    assert abs(other.pixel_size / (1.82 * 512 / 64) - 1) < 1e-6, "the pixel size in the pickle is that of a box of 512"
+
+
+@pytest.mark.parametrize("stack", ("toy_projections.mrcs", "toy_projections.txt", "toy_projections.star"))
+def test_cryodrgn_images_are_projections_of_their_volume(shared, stack):
+    "The rotations of the pickle turn the volume into the images (these are centred whatever the pickle's shifts say, and have no CTF); transposed or shuffled they do not."
+    particles = load_particles(shared("formats/" + stack), poses=shared("formats/toy_rot_trans.pkl"), ctf=shared("formats/test_ctf.pkl"), invert=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        volume = torch.tensor(mrcfile.open(shared("formats/toymodel_small_nocenter.mrc"), permissive=True).data.astype(np.float32))
+    rows = np.arange(0, 1000, 50)
+    images, R, centred = particles.images(rows), particles.rotations[rows], torch.zeros(len(rows), 2)
+    def agreement(R): return float(np.mean([np.corrcoef(a.flatten(), b.flatten())[0, 1] for a, b in zip(project(volume, R, centred, particles.box), images)]))
+    assert len(particles) == 1000 and particles.pixel_size == 1 and agreement(R) > 0.98 and max(agreement(R.mT), agreement(R.flip(0))) < 0.6
+
+
+def test_cryodrgn_shifts_have_our_sign(shared):
+    "Half maps of the `hand` set agree best with rotations and shifts as read; its volume lies in another orientation, so it is no help here."
+    particles = load_particles(shared("formats/hand.mrcs"), poses=shared("formats/hand_rot_trans.pkl"), ctf=shared("formats/test_ctf.100.pkl"), invert=False)
+    assert particles.pixel_size == 30 / 64 and len(particles) == 100
+    R, t, agreement = particles.rotations, particles.shifts_px, {}
+    for name, poses in dict(right=(R, t), minus=(R, -t), none=(R, 0 * t), swapped=(R, t.flip(1)), transposed=(R.mT.contiguous(), t)).items():
+        particles.rotations, particles.shifts_px = poses
+        total, weight = back_project(particles, torch.ones(64, 33))
+        agreement[name] = fsc(*wiener(total, weight, 0.01 * weight.mean()), 1.0).value[1:12].mean()
+    assert agreement["right"] > 0.75 and max(v for k, v in agreement.items() if k != "right") < agreement["right"] - 0.1, agreement
+
+
+def test_cryosparc_and_cryodrgn_files_give_the_run_of_the_star_file(tmp_path, capsys):
+    "From each kind of file the same particles, on the command line too, and poses.star that loads again."
+    star = simulate(tmp_path / "set", n=60, box=32, shift_px=1.0, snr=1.0, seed=2)
+    p = load_particles(star)
+    (tmp_path / "drgn").mkdir()
+    (tmp_path / "drgn" / "particles.mrcs").symlink_to(tmp_path / "set" / "particles.mrcs")
+    write_pickles(tmp_path / "drgn", p.rotations, p.shifts_px, p.ctf_params, p.box, p.pixel_size)
+    write_cs(tmp_path / "set" / "J5_particles.cs", list(p.table["rlnImageName"]), p.rotations, p.shifts_px, p.ctf_params, p.box, p.pixel_size, p.table["rlnRandomSubset"])
+    np.save(tmp_path / "rows.npy", np.arange(0, 60, 2))
+    small = ["--epochs", "0.2", "--quiet", "--set", "batch=8", "queries=2", "levels=4", "hidden=16", "encoder_width=16", "encoder_layers=2"]
+    stack = str(tmp_path / "drgn" / "particles.mrcs")
+    inputs = {"cs": [str(tmp_path / "set" / "J5_particles.cs")], "folder": [str(tmp_path / "drgn")], "pickles": [stack, "--pose-pkl", str(tmp_path / "drgn/poses.pkl"), "--ctf-pkl", str(tmp_path / "drgn/ctf.pkl")],
+              "part": [str(star), "--ind", str(tmp_path / "rows.npy")]}
+    for kind, arguments in inputs.items():
+        assert main(["train", *arguments, "--out", str(tmp_path / kind), *small]) == 0, capsys.readouterr().err
+        again = load_particles(tmp_path / kind / "poses.star", datadir=tmp_path / "set")
+        rows = np.arange(0, 60, 2) if kind == "part" else np.arange(60)
+        assert torch.allclose(again.rotations, p.rotations[rows], atol=1e-5) and torch.allclose(again.shifts_px, p.shifts_px[rows], atol=1e-4), kind
+        assert torch.equal(again.images([3]), p.images([rows[3]])) and torch.allclose(again.ctf_params, p.ctf_params[rows], rtol=1e-5, atol=1e-3)
+        assert len(np.load(tmp_path / kind / "latents.npy")) == len(rows)
+
+
+# ---------------------------------------------------------------- parts of a set
+
+def test_subsets_and_half_sets(tmp_path):
+    particles = load_particles(make(tmp_path, noise(), rlnRandomSubset=[1, 2, 2, 1, 1, 2]), invert=False)
+    one, two = particles.halves()
+    assert torch.equal(one.images(slice(None)), particles.images([0, 3, 4])) and torch.equal(two.images([2]), particles.images([5])) and len(one.table) == 3
+    assert torch.equal(particles.subset([4, 4, 0]).images([1, 2]), particles.images([4, 0])) and "3 of 6" in repr(one)
+    assert len(load_particles(write_star(two, tmp_path / "two.star"), invert=False)) == 3
+    for rows in ([6], [-1], [], [[0]], [0.5]): assert "particle numbers from 0 to 5" in refused(lambda: particles.subset(rows))
+    lone = load_particles(make(tmp_path, noise(), rlnRandomSubset=2), invert=False)
+    assert "found 2 only" in refused(lone.halves) and [len(rows) for rows in lone.half_rows(strict=False)] == [3, 3]
+    plain = load_particles(make(tmp_path, noise()), invert=False)
+    assert [rows.tolist() for rows in plain.half_rows()] == [[0, 2, 4], [1, 3, 5]]
 
 
 def test_relion_projections_without_ctf_are_refused(shared):
