@@ -17,11 +17,12 @@ from cryoformer_nb.consensus import back_project, wiener
 from cryoformer_nb.conventions import InputError
 from cryoformer_nb.files import write_map, write_stack
 from cryoformer_nb.fourier_shells import fsc
-from cryoformer_nb.foreign import ANGLES, read_cs, read_pose_pickle, write_cs, write_pickles
+from cryoformer_nb.foreign import read_cs, read_pose_pickle, write_cs, write_pickles
 from cryoformer_nb.particles import detect_sign, load_particles, write_star
 from cryoformer_nb.projector import project
 from cryoformer_nb.rotations import euler_to_matrix, random_rotations
 from cryoformer_nb.simulator import simulate
+from cryoformer_nb.star import ANGLES
 
 
 def refused(call) -> str:
@@ -168,7 +169,7 @@ def test_cryodrgn_shifts_have_our_sign(shared):
     for name, poses in dict(right=(R, t), minus=(R, -t), none=(R, 0 * t), swapped=(R, t.flip(1)), transposed=(R.mT.contiguous(), t)).items():
         particles.rotations, particles.shifts_px = poses
         total, weight = back_project(particles, torch.ones(64, 33))
-        agreement[name] = fsc(*wiener(total, weight, 0.01 * weight.mean()), 1.0).value[1:12].mean()
+        agreement[name] = fsc(*wiener(total, weight, 0.01 * weight.mean(), 64), 1.0).value[1:12].mean()
     assert agreement["right"] > 0.75 and max(v for k, v in agreement.items() if k != "right") < agreement["right"] - 0.1, agreement
 
 
