@@ -85,7 +85,7 @@ def _volumes_options(p):
     p.add_argument("--overwrite", action="store_true", help="replace an existing folder of maps")
     p.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
 
-# %% ../nbs/69_arguments.ipynb #60393db4
+# %% ../nbs/69_arguments.ipynb #38e9e6f1
 def _fsc_options(p):
     "Arguments of `fsc`."
     p.add_argument("a", metavar="A.mrc"); p.add_argument("b", metavar="B.mrc")
@@ -95,7 +95,7 @@ def _fsc_options(p):
 def _flexibility_options(p):
     "Arguments of `flexibility`."
     p.add_argument("run", metavar="RUN", help="run folder")
-    p.add_argument("--out", required=True, metavar="DIR", help="folder to write: mean.mrc, flexibility.mrc, queries.mrc, and attention_00.mrc, attention_std_00.mrc ... for each channel")
+    p.add_argument("--out", required=True, metavar="DIR", help="folder to write: mean.mrc, flexibility.mrc, logit.mrc, queries.mrc, and attention_00.mrc, attention_std_00.mrc ... for each channel")
     p.add_argument("-n", type=_count, default=100, metavar="N", help="particles over which the maps vary, evenly spaced over the set (default %(default)s)")
     p.add_argument("--particle", type=int, default=0, metavar="I", help="the attention volumes are those of this particle, counted from 0 (default %(default)s)")
     p.add_argument("--truth", metavar="DIR", help="truth folder of the simulated set: also print how well the maps find the moving parts (default: none)")

@@ -146,7 +146,7 @@ def _volumes(a) -> None:
         (folder / "volumes.csv").write_text("file,what,nearest_particle\n" + "".join(rows))
     print(f"{len(z)} maps of {run.box} px at {run.pixel_size:.4g} A/px: {a.out}")
 
-# %% ../nbs/70_cli.ipynb #741c9b2a
+# %% ../nbs/70_cli.ipynb #3e5dec37
 _AREA = "area under the ROC curve of the density's deviation against the truly moving voxels"
 
 def _flexibility(a) -> None:
@@ -159,10 +159,11 @@ def _flexibility(a) -> None:
     if not 0 <= a.particle < len(run.latents): raise InputError(f"--particle: expected a number from 0 to {len(run.latents) - 1}, found {a.particle}")
     found = flexibility(run, a.n)
     maps = dict(mean=found.mean, flexibility=found.density)
+    if found.effect is not None: maps["logit"] = found.effect
     if found.queries is not None:
         maps["queries"] = found.queries
         for name, volumes in (("attention", attention_volumes(run, run.latents[a.particle])), ("attention_std", found.channels)): maps |= {f"{name}_{c:02d}": v for c, v in enumerate(volumes)}
-    area = flexibility_auc(a.truth, {k: v for k, v in maps.items() if k in ("mean", "flexibility", "queries")}) if a.truth else {}
+    area = flexibility_auc(a.truth, {k: v for k, v in maps.items() if k in ("mean", "flexibility", "logit", "queries")}) if a.truth else {}
     with _whole_folder(a.out, a.overwrite) as folder:
         for name, volume in maps.items(): write_map(folder / f"{name}.mrc", volume, run.pixel_size)
     print(f"{len(maps)} maps of {run.box} px at {run.pixel_size:.4g} A/px: {a.out}" + ("" if found.queries is not None else " (no attention volumes: the queries of this model are no regions of space)"))

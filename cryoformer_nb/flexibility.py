@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Moments', 'flexibility_map', 'has_regions', 'region_queries', 'on_lattice', 'attention_volumes', 'Flexibility',
-           'query_deviation', 'flexibility', 'read_labels', 'moving_voxels', 'roc_auc', 'roc_curve', 'flexibility_auc']
+           'query_deviation', 'logit_deviation', 'flexibility', 'read_labels', 'moving_voxels', 'roc_auc', 'roc_curve',
+           'flexibility_auc']
 
 # %% ../nbs/50_flexibility.ipynb #5986edb1
 from pathlib import Path
@@ -74,11 +75,12 @@ def attention_volumes(run,    # a `Run`
     queries = region_queries(run, z)
     return on_lattice(run, run.model.support.regions.spread(queries)[0].T)
 
-# %% ../nbs/50_flexibility.ipynb #ec572ebb
+# %% ../nbs/50_flexibility.ipynb #a8f466a7
 class Flexibility(NamedTuple):
     "What moves, over the particles of a run."
     mean: np.ndarray      # (D, D, D) density
     density: np.ndarray   # (D, D, D) standard deviation of the density, in its units
+    effect: np.ndarray | None    # (D, D, D) standard deviation of the density's logit: what the queries do; None in the Fourier domain
     queries: np.ndarray | None   # (D, D, D) standard deviation of the queries, all channels together; None if they are no regions
     channels: np.ndarray | None  # (C, D, D, D) standard deviation of each attention volume
 
@@ -88,6 +90,16 @@ def query_deviation(run, latents) -> np.ndarray:
     for q in region_queries(run, latents): moments.add(run.model.support.regions.spread(q[None])[0].T)
     return on_lattice(run, torch.from_numpy(moments.deviation))
 
+@torch.no_grad()
+def logit_deviation(run, latents) -> np.ndarray:
+    "Standard deviation (D, D, D) of the logit of the density over latents (k, d): density = scale * softplus(logit)."
+    net, moments = run.model, Moments()
+    field = net.features()
+    for part in torch.as_tensor(latents, dtype=torch.float32).split(8):
+        y = (net.density(part, field) / net.scale).clamp(min=1e-30)
+        for logit in y + torch.log(-torch.expm1(-y)): moments.add(logit)           # the inverse of softplus, for small and large numbers
+    return on_lattice(run, torch.from_numpy(moments.deviation))
+
 def flexibility(run,            # a `Run`
                 n: int = 100    # particles, evenly spaced over the set
                 ) -> Flexibility:
@@ -95,8 +107,9 @@ def flexibility(run,            # a `Run`
     z, moments = np.asarray(run.latents)[evenly(len(run.latents), n)], Moments()
     for part in np.array_split(z, -(-len(z) // 8)):
         for volume in run.volumes(part): moments.add(volume)
+    effect = logit_deviation(run, z) if getattr(run, "model", None) is not None and run.config.domain == "real" else None
     channels = query_deviation(run, z) if has_regions(run) else None
-    return Flexibility(moments.mean.astype(np.float32), moments.deviation, None if channels is None else np.sqrt((channels**2).sum(0)), channels)
+    return Flexibility(moments.mean.astype(np.float32), moments.deviation, effect, None if channels is None else np.sqrt((channels**2).sum(0)), channels)
 
 # %% ../nbs/50_flexibility.ipynb #4c69e845
 def read_labels(truth_dir) -> np.ndarray:

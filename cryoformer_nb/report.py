@@ -114,14 +114,14 @@ def _fsc_card(run, scores) -> str | None:
     return _card("Agreement of the half maps", fsc_figure({"half maps": fsc(a, b, pixel).value}, pixel, 0.143),
                  "Two maps from independent halves of the particles. The dot marks the resolution at 0.143, without a mask.", "fsc")
 
-# %% ../nbs/63_report.ipynb #a3c480ac
+# %% ../nbs/63_report.ipynb #86049755
 def _cards(run, truth, scores, n: int) -> list:
     "The figures of the report, each on its card; None where there is nothing to show."
     z, labels = np.asarray(run.latents), read_labels(truth) if truth else None
     path = motion_path(z, n)
     volumes = np.asarray(run.volumes(path))
     moving = flexibility(run, 40)
-    others = {} if moving.queries is None else {"change of all queries (no unit)": moving.queries} | {f"change of attention channel {c} (no unit)": v for c, v in enumerate(moving.channels)}
+    others = {} if moving.queries is None else {"change of the logit (no unit)": moving.effect, "change of all queries (no unit)": moving.queries} | {f"change of attention channel {c} (no unit)": v for c, v in enumerate(moving.channels)}
     seen = ("The colour is the true state, which training never saw: a smooth gradient means that the motion was found. " if truth
             else "A band or a curve is a continuous motion, separate clouds are distinct states. ")
     return [_card("Where the particles lie", latent_figure(z, labels, path=path).update_layout(height=480), f"Each dot is a particle; near dots have similar shapes. {seen}"

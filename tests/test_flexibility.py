@@ -24,14 +24,14 @@ def test_moving_voxels_of_adk(shared):
     assert flexibility_auc(truth, dict(density=np.random.default_rng(0).random(moving.shape)))["density"] == pytest.approx(0.5, abs=0.05)
 
 
-@pytest.mark.parametrize("settings, files", [((), 19), (("deformation_blocks=off",), 2)])
+@pytest.mark.parametrize("settings, files", [((), 20), (("deformation_blocks=off",), 3)])
 def test_command_writes_maps(tmp_path, capsys, settings, files):
     assert main(["simulate", str(tmp_path / "set"), "-n", "200", "--box", "32"]) == 0
     assert main(["train", str(tmp_path / "set" / "particles.star"), "--out", str(tmp_path / "run"), "--epochs", "1", "-q", "--set", "levels=4", "queries=2", "batch=16", *settings]) == 0
     capsys.readouterr()
     assert main(["flexibility", str(tmp_path / "run"), "--out", str(tmp_path / "maps"), "-n", "10", "--truth", str(tmp_path / "set" / "truth")]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith(f"{files} maps") and ("queries" in lines[-2]) == (files > 2) and lines[-1].startswith("control")
+    assert lines[0].startswith(f"{files} maps") and ("queries" in lines[-2]) == (files > 3) and lines[-1].startswith("control")
     written = sorted((tmp_path / "maps").glob("*.mrc"))
     assert len(written) == files
     for path in written:
@@ -41,4 +41,5 @@ def test_command_writes_maps(tmp_path, capsys, settings, files):
 def test_attention_needs_regions():
     run = SimpleNamespace(config=SimpleNamespace(deformation_blocks=False, domain="real"), model=object(), latents=np.zeros((5, 2)), volumes=lambda z: np.zeros((len(z), 4, 4, 4)))
     with pytest.raises(InputError, match="domain=real"): attention_volumes(run, run.latents[0])
-    assert flexibility(run, 3).queries is None
+    plain = flexibility(SimpleNamespace(latents=run.latents, volumes=run.volumes), 3)
+    assert plain.density.shape == (4, 4, 4) and plain.effect is None and plain.queries is None
