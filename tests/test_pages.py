@@ -37,10 +37,12 @@ def test_imports_stand_in_cells_of_their_own(path):
 
 
 def exercises(path: Path) -> list:
-    "(question, answer, check, solution) of each exercise."
+    "The cells of each exercise, from its question to its solution."
     found, every = [], cells(path)
-    for k, (kind, source) in enumerate(every):
-        if kind == "markdown" and re.match(r"#+ Exercise \d", source): found.append([s for _, s in every[k:k + 4]])
+    starts = [k for k, (kind, source) in enumerate(every) if kind == "markdown" and re.search(r"^#+ Exercise \d", source, flags=re.M)]
+    for a, b in zip(starts, [*starts[1:], len(every)]):
+        end = next((k for k in range(a + 1, b) if every[k][0] == "markdown" and every[k][1].startswith("<details>")), b - 1)
+        found.append(every[a:end + 1])
     return found
 
 
@@ -48,9 +50,10 @@ def exercises(path: Path) -> list:
 def test_tutorial_has_three_exercises(path):
     found = exercises(path)
     assert len(found) >= 3, "a tutorial asks three questions (notebook 06_exercises says how)"
-    for question, answer, check, solution in found:
-        assert "..." in answer and check.lstrip().startswith("check(") and solution.startswith("<details>") and solution.rstrip().endswith("</details>"), question
-        assert len(re.findall(r"^```python$", solution, flags=re.M)) == 1, f"one block of code in the solution: {question}"
+    for question, *between, (_, solution) in found:
+        code = [source for kind, source in between if kind == "code"]
+        assert re.search(r"^\w+ = \.\.\.", code[0], flags=re.M) and code[-1].lstrip().startswith("check("), f"after the question, what to change (answer = ...), and last check(...): {question[1][:60]}"
+        assert solution.startswith("<details>") and solution.rstrip().endswith("</details>") and len(re.findall(r"^```python$", solution, flags=re.M)) == 1, f"one solution, folded, with one block of code: {question[1][:60]}"
 
 
 @pytest.mark.parametrize("path", TUTORIALS, ids=lambda p: p.stem)
