@@ -53,18 +53,19 @@ def _train_options(p):
     p.add_argument("--overwrite", action="store_true", help="replace an existing run")
     p.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
 
-# %% ../nbs/69_arguments.ipynb #b02163ab
+# %% ../nbs/69_arguments.ipynb #83d8e27f
 def _simulate_options(p):
     "Arguments of `simulate`."
     p.add_argument("out", metavar="OUT", help="folder to write: particles.star, particles.mrcs, truth/")
-    p.add_argument("--preset", help="arm, spike, or a file of atoms with one model a conformation: .npz, .pdb, .cif (default arm, unless --from and --to are given)")
+    p.add_argument("--preset", help="arm, spike; a set of the paper: pedv (with --from and --to), one_d_motion; or a file of atoms with one model a conformation: .npz, .pdb, .cif (default arm, unless --from and --to are given)")
     p.add_argument("--from", dest="start", metavar="A.cif", help="first of two conformations of a molecule (PDB or mmCIF), together with --to: its domains move as screws from one to the other")
     p.add_argument("--to", dest="end", metavar="B.cif", help="second conformation, residues matched by chain and number")
     p.add_argument("--frames", type=_count, metavar="K", help="conformations on the way, both ends among them (default 50)")
-    p.add_argument("-n", type=_count, default=4000, metavar="N", help="number of particles (default %(default)s)")
-    p.add_argument("--box", type=_count, default=64, metavar="D", help="even box of the images in pixels (default %(default)s)")
+    p.add_argument("--small", action="store_true", help="a set of the paper at a size for two cores: fewer, smaller images of the same field of view")
+    p.add_argument("-n", type=_count, metavar="N", help="number of particles (default 4000; pedv and one_d_motion 50000)")
+    p.add_argument("--box", type=_count, metavar="D", help="even box of the images in pixels (default 64; pedv and one_d_motion 128)")
     p.add_argument("--pixel-size", type=_positive, metavar="A", help="pixel size in A (default: a field of view in which the molecule sits well, divided by the box)")
-    p.add_argument("--snr", type=_positive, default=0.1, metavar="S", help="variance of the signal / variance of the noise (default %(default)s)")
+    p.add_argument("--snr", type=_positive, metavar="S", help="variance of the signal / variance of the noise (default 0.1)")
     p.add_argument("--shift", type=float, default=0.0, metavar="PX", help="shifts are uniform within +-PX pixels (default %(default)s)")
     p.add_argument("--pose-noise", type=float, default=0.0, metavar="V", help="put wrong rotations into the star file: axis-angle vectors of variance V rad^2 a component, 0.1 in the paper (default %(default)s)")
     p.add_argument("--shift-noise", type=float, default=0.0, metavar="PX", help="put wrong shifts into the star file, off by up to +-PX pixels, 5 in the paper (default %(default)s)")
@@ -134,9 +135,9 @@ def _benchmark_options(p):
     p.add_argument("--minutes", type=_positive, default=5.0, metavar="M", help="training time in minutes, for quality (default %(default)g)")
     p.add_argument("--radii", type=_count, nargs="+", default=[], metavar="PX", help="also time balls of these radii in pixels, for cost (default: none)")
 
-# %% ../nbs/69_arguments.ipynb #dcaa41c1
+# %% ../nbs/69_arguments.ipynb #8a50a853
 _COMMANDS = {"demo": (_demo_options, "simulate, reconstruct, compare, report: the main job on embedded data"),
-             "simulate": (_simulate_options, "make a particle set with known truth"),
+             "simulate": (_simulate_options, "make a particle set with known truth, of a preset, two structures, or a set of the paper"),
              "train": (_train_options, "reconstruct a particle set"),
              "volumes": (_volumes_options, "write maps of a run"),
              "flexibility": (_flexibility_options, "write maps of which parts move, and of the attention"),

@@ -42,26 +42,36 @@ def _outside(out, *inputs):
         if path and Path(out).resolve() in (Path(path).resolve(), *Path(path).resolve().parents):
             raise InputError(f"{out}: expected an output folder apart from the input, found that it holds {path}; choose another name")
 
-# %% ../nbs/70_cli.ipynb #35a740e3
+# %% ../nbs/70_cli.ipynb #f11465a9
 def _simulate(a) -> None:
     "Simulate a particle set with known truth: RELION star file, image stack, and the states, poses and maps they were made from."
+    from cryoformer_nb.motion import simulate_motion
+    from cryoformer_nb.recipes import RECIPES, recipe
     from cryoformer_nb.simulator import simulate
-    if bool(a.start) != bool(a.end): raise InputError(f"--from and --to: expected two structures, found only {'--from' if a.start else '--to'}; give both ends of the motion")
-    if a.start and a.preset: raise InputError(f"--preset: expected either a preset or --from and --to, found both ({a.preset}); leave one out")
-    if a.frames and not a.start: raise InputError("--frames: expected two structures, found neither --from nor --to; a preset has its own number of conformations")
-    source, files = a.preset or "arm", [f for f in (a.preset, a.start, a.end) if f and Path(f).is_file()]
-    _outside(a.out, *files)
-    options = dict(n=a.n, box=a.box, pixel_size=a.pixel_size, snr=a.snr, shift_px=a.shift, seed=a.seed, overwrite=True, pose_noise=a.pose_noise, shift_noise_px=a.shift_noise)
+    ends, named = [f for f in (a.start, a.end) if f], a.preset in RECIPES
+    if len(ends) == 1: raise InputError(f"--from and --to: expected two structures, found only {'--from' if a.start else '--to'}; give both ends of the motion")
+    if ends and a.preset and not named: raise InputError(f"--preset: expected either a preset or --from and --to, found both ({a.preset}); leave one out")
+    if a.frames and not ends: raise InputError("--frames: expected two structures, found neither --from nor --to; a preset has its own number of conformations")
+    if a.small and not named: raise InputError(f"--small: expected a set of the paper, found {f'--preset {a.preset}' if a.preset else 'none'}; use -n and --box")
+    _outside(a.out, *(f for f in (a.preset, *ends) if f and Path(f).is_file()))
+    options = dict(pixel_size=a.pixel_size, shift_px=a.shift, seed=a.seed, overwrite=True, pose_noise=a.pose_noise, shift_noise_px=a.shift_noise)
+    plain = dict(n=a.n or 4000, box=a.box or 64, snr=a.snr or 0.1)
     with _whole_folder(a.out, a.overwrite) as folder:
-        if a.start:
-            from cryoformer_nb.motion import simulate_motion
-            print(_motion_lines(simulate_motion(folder, a.start, a.end, a.frames or 50, **options)))
-        else: simulate(folder, source, **options)
-    print(f"{a.n} particles of {a.box} px: {Path(a.out) / 'particles.star'}, their truth: {Path(a.out) / 'truth'}")
+        if named: recipe(a.preset, folder, ends, a.small, n=a.n, box=a.box, snr=a.snr, frames=a.frames, **options)
+        elif ends: simulate_motion(folder, *ends, a.frames or 50, **plain, **options)
+        else: simulate(folder, a.preset or "arm", **plain, **options)
+        print(_made(folder, Path(a.out)))
 
-def _motion_lines(star: Path) -> str:
+def _made(folder: Path, out: Path) -> str:
+    "What a new set holds, a line each."
+    from cryoformer_nb.files import mrc_info
+    motion = folder / "truth" / "motion.json"
+    n, box, _ = mrc_info(folder / "particles.mrcs").shape
+    return (_motion_lines(motion) + "\n" if motion.is_file() else "") + f"{n} particles of {box} px: {out / 'particles.star'}, their truth: {out / 'truth'}"
+
+def _motion_lines(path: Path) -> str:
     "What moves, a line a part."
-    motion = json.loads((star.parent / "truth" / "motion.json").read_text())
+    motion = json.loads(path.read_text())
     parts = [f"{row['residues']} residues ({', '.join(f'{c} {r}'.strip() for c, r in row['chains'].items())}) " +
              (f"turn by {row['angle_deg']:.1f} degrees and shift by {row['shift_A']:.1f} A" if row["domain"] else "stand still") for row in motion["domains"]]
     return "\n  ".join([f"{len(parts)} parts that move as rigid bodies, {motion['misfit_A']:.2f} A of deformation left:"] + parts)
@@ -227,7 +237,7 @@ def _benchmark(a) -> None:
             print("ms per image" + "".join(f"{row['voxels']:>9d} voxels" for row in rows))
             for name in list(rows[0])[1:]: print(f"{name:12s}" + "".join(f"{row[name]:16.3f}" for row in rows))
 
-# %% ../nbs/70_cli.ipynb #958f7e81
+# %% ../nbs/70_cli.ipynb #9e2b5a6f
 #: Seconds the demo keeps for maps, scores and drawing after training, at most a quarter of its time.
 _AFTER_TRAINING = 30
 
@@ -238,7 +248,7 @@ def _demo(a) -> None:
     if a.minutes < 1: raise InputError(f"--minutes: expected at least 1 for simulation, training and report together, found {a.minutes:g}")
     out, common = Path(a.out), dict(overwrite=a.overwrite)
     print(f"1/4 simulating {a.n} particle images of the {a.preset} preset", flush=True)
-    _simulate(argparse.Namespace(out=out, preset=a.preset, n=a.n, box=a.box, pixel_size=None, snr=0.1, shift=0.0, pose_noise=0.0, shift_noise=0.0, start=None, end=None, frames=None, seed=a.seed, **common))
+    _simulate(argparse.Namespace(out=out, preset=a.preset, n=a.n, box=a.box, pixel_size=None, snr=0.1, shift=0.0, pose_noise=0.0, shift_noise=0.0, start=None, end=None, frames=None, small=False, seed=a.seed, **common))
     print("2/4 reconstructing", flush=True)
     left = 60 * a.minutes - (time.perf_counter() - a.started) - min(_AFTER_TRAINING, 15 * a.minutes)
     particles = load_particles(out / "particles.star")
