@@ -1,7 +1,16 @@
 """A page that is watched: what it asks for and what it complains about."""
+import os
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def missing(reason: str) -> None:
+    "Skip, or fail where a browser is required."
+    if os.environ.get("CRYOFORMER_REQUIRE_BROWSER"): pytest.fail(reason)
+    pytest.skip(reason)
 
 
 class Watched:

@@ -15,17 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from browsing import ROOT
+from browsing import ROOT, missing
 
 # As root in a container a sandbox cannot be made; the network ends at this machine; the other flags keep Chromium from calling home.
 FLAGS = ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
          "--disable-extensions", "--ignore-gpu-blocklist", "--enable-unsafe-swiftshader"]
-
-
-def missing(reason: str) -> None:
-    "Skip, or fail where a browser is required."
-    if os.environ.get("CRYOFORMER_REQUIRE_BROWSER"): pytest.fail(reason)
-    pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")
