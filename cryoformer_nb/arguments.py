@@ -25,7 +25,7 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1: raise argparse.ArgumentTypeError(f"expected a whole number above zero, found {text!r}")
     return int(text)
 
-# %% ../nbs/69_arguments.ipynb #db693104
+# %% ../nbs/69_arguments.ipynb #30351deb
 def _reading_options(p):
     "How a particle set is read."
     p.add_argument("--datadir", metavar="DIR", help="folder that image paths in the particle file are relative to (default: the file's own and its parents)")
@@ -48,6 +48,8 @@ def _train_options(p):
     p.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change settings, such as --set latent_dim=8 batch=16")
     p.add_argument("--config", metavar="FILE", help="YAML file of settings, such as the config.yaml of another run; --set changes it")
     p.add_argument("--seed", type=int, metavar="K", help="seed of everything random (default 0)")
+    p.add_argument("--poses", choices=("given", "refine", "table", "residual", "encoder"),
+                   help="given: as in the file (default); refine: align coarse to fine, then Newton steps in training; table, residual, encoder (the paper): learnt by gradients")
     p.add_argument("--half-sets", action="store_true", help="also train on two independent halves, for half1.mrc, half2.mrc and their FSC; the time is shared: half, a quarter, a quarter")
     p.add_argument("--resume", action="store_true", help="continue the run in RUN with its settings")
     p.add_argument("--overwrite", action="store_true", help="replace an existing run")
@@ -109,7 +111,7 @@ def _score_options(p):
     p.add_argument("-n", type=_count, default=100, metavar="N", help="particles whose maps are compared (default %(default)s)")
     p.add_argument("--json", action="store_true", help="print one JSON object")
 
-# %% ../nbs/69_arguments.ipynb #a2e11e11
+# %% ../nbs/69_arguments.ipynb #ef320e15
 def _report_options(p):
     "Arguments of `report`."
     p.add_argument("run", metavar="RUN", help="run folder")
@@ -128,14 +130,21 @@ def _demo_options(p):
 
 def _benchmark_options(p):
     "Arguments of `benchmark`."
-    p.add_argument("what", choices=("quality", "cost", "memory"), help="scores after a given time; milliseconds of each part of a step; peak memory of a training process")
+    p.add_argument("what", choices=("quality", "cost", "memory", "table1"), help="scores after a given time; milliseconds of each part of a step; peak memory of a training process; the paper's Table 1 (simulated sets)")
+    size = p.add_mutually_exclusive_group()
+    size.add_argument("--small", action="store_true", help="a table at a size for two cores: about a quarter of an hour (default)")
+    size.add_argument("--full", action="store_true", help="a table at the paper's size: hours on a GPU")
+    p.add_argument("--out", metavar="DIR", help="folder to write a table into, as JSON and Markdown (default: print the Markdown)")
+    p.add_argument("--from", dest="start", metavar="7W6M.cif", help="first structure of the pedv set, for table1 (default: a stand-in, at the small size)")
+    p.add_argument("--to", dest="end", metavar="7W73.cif", help="second structure of the pedv set")
+    p.add_argument("--seed", type=int, default=0, metavar="K", help="seed of everything random in a table (default %(default)s)")
     p.add_argument("--particles", metavar="STAR", help="star file of a simulated set (default: the arm preset, made for the occasion)")
     p.add_argument("-n", type=_count, default=4000, metavar="N", help="number of particles of that set (default %(default)s)")
     p.add_argument("--box", type=_count, default=64, metavar="D", help="box of that set in pixels (default %(default)s)")
-    p.add_argument("--minutes", type=_positive, default=5.0, metavar="M", help="training time in minutes, for quality (default %(default)g)")
+    p.add_argument("--minutes", type=_positive, metavar="M", help="training time in minutes (default 5 for quality; 1.5 a row of a small table, 20 passes a row of a full one)")
     p.add_argument("--radii", type=_count, nargs="+", default=[], metavar="PX", help="also time balls of these radii in pixels, for cost (default: none)")
 
-# %% ../nbs/69_arguments.ipynb #8a50a853
+# %% ../nbs/69_arguments.ipynb #e4da3369
 _COMMANDS = {"demo": (_demo_options, "simulate, reconstruct, compare, report: the main job on embedded data"),
              "simulate": (_simulate_options, "make a particle set with known truth, of a preset, two structures, or a set of the paper"),
              "train": (_train_options, "reconstruct a particle set"),
@@ -144,7 +153,7 @@ _COMMANDS = {"demo": (_demo_options, "simulate, reconstruct, compare, report: th
              "fsc": (_fsc_options, "Fourier shell correlation of two maps"),
              "score": (_score_options, "compare a run with the truth of a simulated set"),
              "report": (_report_options, "one page with the figures of a run"),
-             "benchmark": (_benchmark_options, "measure quality, cost and memory on this machine")}
+             "benchmark": (_benchmark_options, "measure quality, cost and memory on this machine, or regenerate a table of the paper")}
 
 def parser(functions: dict) -> Parser:
     "The parser of the command line; it sets `function` to that of the chosen command."

@@ -179,34 +179,27 @@ def _flexibility(a) -> None:
     print(f"{len(maps)} maps of {run.box} px at {run.pixel_size:.4g} A/px: {a.out}" + ("" if found.queries is not None else " (no attention volumes: the queries of this model are no regions of space)"))
     for name, value in area.items(): print(f"{name:12s} {value:.3f}   area under the ROC curve against the truly moving voxels" + (" (minus the mean map)" if name == "control" else ""))
 
-# %% ../nbs/70_cli.ipynb #c1bb6249
-def _plain(value):
-    "Something that JSON can hold; infinite and undefined numbers become null."
-    import numpy as np
-    if isinstance(value, dict): return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple, np.ndarray)): return [_plain(v) for v in value]
-    if isinstance(value, (float, np.floating)): return float(value) if np.isfinite(value) else None
-    return int(value) if isinstance(value, np.integer) else value
-
+# %% ../nbs/70_cli.ipynb #6cced034
 def _fsc(a) -> None:
     "Fourier shell correlation of two maps of one box, with the resolutions at 0.5 and 0.143."
-    from cryoformer_nb.files import read_map
+    from cryoformer_nb.files import plain, read_map
     from cryoformer_nb.fourier_shells import fsc
     (x, px), (y, py) = read_map(a.a), read_map(a.b)
     if abs(px - py) > 0.01 * px: raise InputError(f"{a.b}: expected the pixel size of {a.a}, {px:.4g} A, found {py:.4g} A; resample one of them")
     curve = fsc(x, y, px, read_map(a.mask)[0] if a.mask else None)
-    if a.json: return print(json.dumps(_plain(dict(pixel_size=px, **curve._asdict()))))
+    if a.json: return print(json.dumps(plain(dict(pixel_size=px, **curve._asdict()))))
     print("shell  resolution (A)    FSC")
     for s, f, v in zip(curve.shell[1:], curve.frequency[1:], curve.value[1:]): print(f"{s:5d}  {1 / f:14.2f}  {v:5.3f}")
     print(f"resolution {curve.resolution_05:.2f} A at 0.5, {curve.resolution_0143:.2f} A at 0.143")
 
-# %% ../nbs/70_cli.ipynb #282886e2
+# %% ../nbs/70_cli.ipynb #b28d6e5b
 def _score(a) -> None:
     "Compare a run with the truth of a simulated set: how well latents predict the state, and particles' maps agree with their true maps."
+    from cryoformer_nb.files import plain
     from cryoformer_nb.metrics import score
     from cryoformer_nb.training import Run
     result = score(Run.load(a.run), a.truth, a.n)
-    print(json.dumps(_plain(result)) if a.json else _score_lines(result))
+    print(json.dumps(plain(result)) if a.json else _score_lines(result))
 
 def _score_lines(s: dict) -> str:
     "The numbers of a score, a line each."
@@ -216,7 +209,7 @@ def _score_lines(s: dict) -> str:
     if s["flexibility_auc"] == s["flexibility_auc"]: lines += [f"moving     {s['flexibility_auc']:.3f}   {_AREA} (minus the mean map: {s['flexibility_control']:.3f})"]
     return "\n".join(lines)
 
-# %% ../nbs/70_cli.ipynb #821c12bb
+# %% ../nbs/70_cli.ipynb #44ff6491
 def _report(a) -> None:
     "Write one page with the figures of a run; it opens without a network."
     from cryoformer_nb.report import report
@@ -224,20 +217,33 @@ def _report(a) -> None:
     print(report(Run.load(a.run), a.out or Path(a.run) / "report.html", a.truth))
 
 def _benchmark(a) -> None:
-    "Measure on this machine what the README says: scores after a given time, the cost of each part of a step, or peak memory."
+    "Measure on this machine what the README says (scores after a given time, the cost of each part of a step, peak memory), or regenerate a table of the paper."
     import tempfile
     from cryoformer_nb.benchmark import cost, memory, quality
     from cryoformer_nb.simulator import simulate
+    if a.what in _TABLES: return _TABLES[a.what](a)
     with tempfile.TemporaryDirectory() as folder:
         star = a.particles or simulate(Path(folder) / "set", "arm", a.n, a.box)
-        if a.what == "quality": print("\n".join(f"{name:14s} {value:.4g}" for name, value in quality(star, a.minutes).items()))
+        if a.what == "quality": print("\n".join(f"{name:14s} {value:.4g}" for name, value in quality(star, a.minutes or 5).items()))
         elif a.what == "memory": print(f"{memory(star):.2f} GiB at most")
         else:
             rows = cost(star, tuple(a.radii))
             print("ms per image" + "".join(f"{row['voxels']:>9d} voxels" for row in rows))
             for name in list(rows[0])[1:]: print(f"{name:12s}" + "".join(f"{row[name]:16.3f}" for row in rows))
 
-# %% ../nbs/70_cli.ipynb #9e2b5a6f
+# %% ../nbs/70_cli.ipynb #5d2bc1be
+def _table1(a) -> None:
+    "Table 1: the simulated sets."
+    from cryoformer_nb.config import Config
+    from cryoformer_nb.tables import table1
+    if bool(a.start) != bool(a.end): raise InputError(f"--from and --to: expected two structures, found only {'--from' if a.start else '--to'}; give both ends of the motion")
+    changed = dict(minutes=a.minutes, epochs=None) if a.minutes else {}
+    print(table1("full" if a.full else "small", a.out, (a.start, a.end), Config(seed=a.seed), lambda line: print(line, file=sys.stderr, flush=True), **changed)[1])
+
+#: What `benchmark` calls for a table of the paper.
+_TABLES = dict(table1=_table1)
+
+# %% ../nbs/70_cli.ipynb #11cffd0e
 #: Seconds the demo keeps for maps, scores and drawing after training, at most a quarter of its time.
 _AFTER_TRAINING = 30
 
@@ -261,11 +267,11 @@ def _demo(a) -> None:
 
 def _finish_demo(out: Path, run, particles, preset: str) -> str:
     "Write score.json and report.html; return the numbers."
-    from cryoformer_nb.files import atomic_path
+    from cryoformer_nb.files import atomic_path, plain
     from cryoformer_nb.metrics import score
     from cryoformer_nb.report import report
     scores = score(run, out / "truth")
-    with atomic_path(out / "score.json") as name: Path(name).write_text(json.dumps(_plain(scores)))
+    with atomic_path(out / "score.json") as name: Path(name).write_text(json.dumps(plain(scores)))
     report(run, out / "report.html", out / "truth", particles, title=f"Demo: the {preset} preset", scores=scores)
     return _score_lines(scores)
 

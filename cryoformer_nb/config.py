@@ -43,7 +43,7 @@ class Network:
     hidden: int = 64
     width: float = 0.0                   # A, Gaussian width of a scatterer; 0: from Guinier's plot, negative: none
 
-# %% ../nbs/29_config.ipynb #7dffd6ff
+# %% ../nbs/29_config.ipynb #b77fcaea
 @dataclass(frozen=True)
 class Config(Network):
     "Settings of a run; `InputError` for values out of range. Lengths in pixels of the box that is trained on."
@@ -58,16 +58,23 @@ class Config(Network):
     start_px: float = 5.0                # resolution of the map the training starts from, in pixels
     support_updates: int = 2             # how often the support is looked at again
     consensus_limit: int = 20000         # particles back-projected at most
+    poses: str = "given"                 # given; refine (default of --poses), table, residual, encoder (the paper): notebook 36
+    pose_angle: float = 0.9              # rad, how wrong given rotations may be when they are refined
+    pose_shift_px: float = 6.0           # px, how wrong given shifts may be
+    pose_updates: int = 6                # Newton passes over all particles during training (refine)
+    pose_weight: float = 0.03            # of L_pose (Eq. 2) beside the image loss (residual, encoder)
+    pose_phase: float = 0.15             # part of the run on L_pose alone (encoder)
+    lr_pose: float = 2e-3                # rad a step of the table
     memory_gb: float = 2.0               # images are held in memory if they need no more
     checkpoint_minutes: float = 2.0
     device: str = "auto"                 # auto, cpu, cuda
 
     def __post_init__(self): check_config(self)
 
-# %% ../nbs/29_config.ipynb #1313b11b
+# %% ../nbs/29_config.ipynb #b29f8f20
 _CHOICES = dict(encoder=("canonical", "image"), domain=("real", "fourier"), projector=("splat", "slice", "ray"), readout=("dot", "ffn"),
-                interpolation=("trilinear", "nearest"))
-_RANGES = dict(latent_dim=(1, 1024), encoder_spacing=(1, 64), encoder_width=(0, 65536), encoder_layers=(0, 100), queries=(2, 16), channels=(1, 1024), blocks=(1, 100), heads=(1, 1024),
+                interpolation=("trilinear", "nearest"), poses=("given", "refine", "table", "residual", "encoder"))
+_RANGES = dict(pose_angle=(0, math.pi), pose_shift_px=(0, 1000), pose_updates=(0, 50), pose_phase=(0, 0.9), latent_dim=(1, 1024), encoder_spacing=(1, 64), encoder_width=(0, 65536), encoder_layers=(0, 100), queries=(2, 16), channels=(1, 1024), blocks=(1, 100), heads=(1, 1024),
                tokens=(1, 1024), levels=(1, 32), features=(1, 8), log2_table=(4, 24), base_resolution=(2, 2048), finest_resolution=(0, 2048), hidden=(1, 65536), batch=(1, 65536))
 
 def check_config(self: Config) -> None:
@@ -82,6 +89,7 @@ def check_config(self: Config) -> None:
     for name, (low, high) in _RANGES.items():
         if not low <= getattr(self, name) <= high: raise InputError(f"config: expected {name} from {low} to {high}, found {getattr(self, name)}")
     if self.domain == "fourier" and self.projector != "slice": raise InputError(f"config: expected projector=slice with domain=fourier, where an image is a slice, found projector={self.projector}")
+    if self.poses == "refine" and self.projector != "splat": raise InputError(f"config: expected projector=splat with poses=refine, whose Newton steps are made of splats, found projector={self.projector}; or take poses=table")
     if self.channels % self.heads: raise InputError(f"config: expected channels to be a multiple of heads, found channels={self.channels} and heads={self.heads}")
     if self.queries > 8 and self.channels // self.heads % 4:
         raise InputError(f"config: expected a multiple of 4 channels a head with queries={self.queries}, or attention needs memory of N x N, found {self.channels // self.heads}")

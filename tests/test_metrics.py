@@ -25,7 +25,7 @@ def test_ceiling_of_adk(shared):
     run = SimpleNamespace(latents=labels[:, None] + np.random.default_rng(0).normal(size=(4000, 1)), box=64, mean=mean, volumes=lambda z: np.repeat(mean[None], len(z), 0))
     result = score(run, truth, n=60)
     assert result["ceiling"] == pytest.approx(0.79, abs=0.015) and result["mean_fsc"] == pytest.approx(result["ceiling"], abs=1e-6)
-    assert 0.98 < result["latent_r2"] < 1 and "pose_error_deg" not in result
+    assert 0.98 < result["latent_r2"] < 1 and "rotation_median" not in result
     assert len(result["fsc_curve"]) == 33 and len(set(result["particles"])) == 60
 
 
