@@ -86,3 +86,10 @@ def test_missing_structures_and_wrong_options_are_refused(tmp_path, capsys):
     assert "datasets/empiar_10028/README.md" in refused("--preset", "empiar_10028")
     assert "--small" in refused("--small") and "--small" in refused("--preset", "arm", "--small")
     assert "one_d_motion" in refused("--preset", "one_d_motion", "--from", __file__, "--to", __file__)
+
+
+def test_table_of_the_paper_is_refused_before_anything_is_made(capsys):
+    for words, found in ((["table1", "--full"], "7W6M.cif"), (["table1", "--small", "--from", __file__], "--to"), (["table1", "--small", "--full"], "not allowed")):
+        assert main(["benchmark", *words]) == 2
+        message = capsys.readouterr().err
+        assert found in message and message.count("\n") <= 2
