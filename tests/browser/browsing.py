@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+LOOPBACK = "127.0.0.1"
 
 
 def missing(reason: str) -> None:
@@ -18,7 +19,7 @@ class Watched:
     def __init__(self, browser, width=1280, height=900):
         self.page = browser.new_page(viewport={"width": width, "height": height})
         self.foreign, self.errors = [], []
-        self.page.on("request", lambda r: self.foreign.append(r.url[:200]) if not r.url.startswith(("http://127.0.0.1", "ws://127.0.0.1", "data:", "blob:", "about:")) else None)
+        self.page.on("request", lambda r: self.foreign.append(r.url[:200]) if not r.url.startswith((f"http://{LOOPBACK}:", f"ws://{LOOPBACK}:", "data:", "blob:", "about:")) else None)
         self.page.on("console", lambda m: self.errors.append(m.text[:300]) if m.type == "error" else None)
         self.page.on("pageerror", lambda e: self.errors.append(str(e)[:300]))
 

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from browsing import ROOT, missing
+from browsing import LOOPBACK, ROOT, missing
 
 # As root in a container a sandbox cannot be made; the network ends at this machine; the other flags keep Chromium from calling home.
-FLAGS = ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
+FLAGS = ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE " + LOOPBACK, "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
          "--disable-extensions", "--ignore-gpu-blocklist", "--enable-unsafe-swiftshader"]
 
 
@@ -54,7 +54,7 @@ def address(site):
     "The site's address on the loopback interface."
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *args): pass
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(site)))
+    server = http.server.ThreadingHTTPServer((LOOPBACK, 0), functools.partial(Quiet, directory=str(site)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
+    yield f"http://{LOOPBACK}:{server.server_port}"
     server.shutdown()

@@ -10,12 +10,12 @@ import time
 import urllib.request
 from pathlib import Path
 
-from browsing import ROOT, Watched
+from browsing import LOOPBACK, ROOT, Watched
 
 
 def free_port() -> int:
     with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
+        s.bind((LOOPBACK, 0))
         return s.getsockname()[1]
 
 
@@ -29,11 +29,11 @@ class Lab:
             path.write_text(json.dumps(value))
         env = dict(os.environ, JUPYTER_CONFIG_DIR=str(settings / "config"), JUPYTER_DATA_DIR=str(settings / "data"), JUPYTER_RUNTIME_DIR=str(settings / "runtime"), JUPYTERLAB_SETTINGS_DIR=str(settings / "lab"),
                    JUPYTERLAB_WORKSPACES_DIR=str(settings / "workspaces"), IPYTHONDIR=str(settings / "ipython"), JUPYTER_PREFER_ENV_PATH="1", CRYOFORMER_TUTORIAL_SIZE="small", OMP_NUM_THREADS="1")
-        options = ["--no-browser", "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", "--ServerApp.port_retries=0", "--IdentityProvider.token=", "--ServerApp.password=", "--ServerApp.allow_root=True", f"--ServerApp.root_dir={folder}",
+        options = ["--no-browser", f"--ServerApp.ip={LOOPBACK}", f"--ServerApp.port={port}", "--ServerApp.port_retries=0", "--IdentityProvider.token=", "--ServerApp.password=", "--ServerApp.allow_root=True", f"--ServerApp.root_dir={folder}",
                    "--LabApp.expose_app_in_browser=True", "--LabApp.collaborative=False", "--LabApp.extension_manager=readonly", "--ServerApp.disable_check_xsrf=True"]
         self.log = open(settings / "jupyter.log", "w+")
         self.process = subprocess.Popen([sys.executable, "-m", "jupyterlab", *options], env=env, cwd=folder, stdout=self.log, stderr=subprocess.STDOUT)
-        self.address = f"http://127.0.0.1:{port}"
+        self.address = f"http://{LOOPBACK}:{port}"
         for _ in range(240):
             if self.process.poll() is not None: break
             try:
