@@ -6,8 +6,9 @@
 __all__ = ['transform_table', 'read_table', 'half_plane', 'Views', 'read_views', 'lattice_ball', 'search', 'prediction',
            'limited', 'newton_step', 'newton', 'Round', 'search_grids', 'march', 'refine_once', 'align']
 
-# %% ../nbs/23_alignment.ipynb #ed1907a7
+# %% ../nbs/23_alignment.ipynb #12449ed3
 import math
+import time
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ from .ctf import ctf
 from .fourier import frequencies, rfft2c
 from .particles import Particles, evenly
 from .projector import lattice_coordinates
-from .rotations import rotvec_to_matrix
+from .rotations import geodesic_angle, rotvec_to_matrix
 
 # %% ../nbs/23_alignment.ipynb #c5c0a1d7
 def transform_table(volume: Tensor,     # (D, D, D)
@@ -144,7 +145,7 @@ def newton(views: Views, table: Tensor, R: Tensor, t: Tensor, steps: int = 3) ->
         damping = torch.where(better, damping / 5, damping * 10)
     return R, t
 
-# %% ../nbs/23_alignment.ipynb #8e06cee1
+# %% ../nbs/23_alignment.ipynb #a28bfb0c
 class Round(NamedTuple):
     "What one round of the march does."
     shell: float        # 1/D
@@ -155,7 +156,7 @@ def search_grids(round_: Round, box: int) -> tuple[Tensor, Tensor]:
     "Turns (c, 3) rad and moves (s, 2) px of a round's search; steps that its resolution can tell apart."
     return lattice_ball(round_.angle, 1.5 / round_.shell, 3), lattice_ball(round_.shift_px, box / (6.4 * round_.shell), 2)
 
-def march(angle: float, shift_px: float, box: int, searches: int = 7, polishes: int = 7) -> list:
+def march(angle: float, shift_px: float, box: int, searches: int = 7, polishes: int = 6) -> list:
     "The rounds: shell 5 and upwards; search within `angle` (rad) and `shift_px` first, less and less, then Newton steps up to Nyquist's shell."
     shells = [5.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0][:searches]
     rounds = [Round(s, max(angle * 5 / s, 1.5 / s), max(shift_px * (5 / s)**2, box / (6.4 * s))) for s in shells]
@@ -180,20 +181,24 @@ def refine_once(particles: Particles, average: Consensus, round_: Round, memory:
         R[rows], t[rows] = newton(views, table, R[rows], t[rows])
     return R, t
 
-# %% ../nbs/23_alignment.ipynb #e9b3cebe
+# %% ../nbs/23_alignment.ipynb #1197f5d7
 def align(particles: Particles,
           angle: float = 0.9,            # rad, how wrong rotations may be
           shift_px: float = 6.0,         # px, how wrong shifts may be
           limit: int = 20000,            # particles averaged at most
           progress: bool = False,
-          callback=None                  # called with (round number, rotations, shifts) after each round
+          callback=None,                 # called with (round number, rotations, shifts) after each round
+          deadline: float = math.inf     # time.perf_counter() after which no round is begun
           ) -> Particles:
     "Refine the poses of `particles` against their own average, coarse to fine; returns the set with refined poses. `InputError` if no map stands out of the noise."
-    for number, round_ in enumerate(tqdm(march(angle, shift_px, particles.box), disable=not progress, desc="aligning", bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed}<{remaining}")):
+    rounds = march(angle, shift_px, particles.box)
+    for number, round_ in enumerate(tqdm(rounds, disable=not progress, desc="aligning", bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed}<{remaining}")):
+        if time.perf_counter() > deadline: break
         average = consensus(particles, limit=limit)
         agreed = (average.fsc.value[1:] < 0.5).argmax() if (average.fsc.value[1:] < 0.5).any() else particles.box // 2
-        shell = min(round_.shell, max(float(agreed), 6.0))
-        R, t = refine_once(particles, average, round_._replace(shell=shell))
+        R, t = refine_once(particles, average, round_._replace(shell=min(round_.shell, max(float(agreed), 6.0))))
+        moved = geodesic_angle(R, particles.rotations).median()
         particles = replace(particles, rotations=R, shifts_px=t)
         if callback: callback(number, R, t)
+        if not round_.angle and moved < 0.1 / round_.shell: break            # a tenth of what the shell can tell apart
     return particles

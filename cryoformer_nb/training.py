@@ -40,7 +40,7 @@ def learning_rate(step: int, progress: float, warmup: int) -> float:
     "Factor on the learning rates: linear warm-up, then a cosine from 1 to 0.02 over progress 0..1."
     return min(1.0, (step + 1) / max(warmup, 1)) * (0.02 + 0.49 * (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0))))
 
-# %% ../nbs/41_training.ipynb #080d760a
+# %% ../nbs/41_training.ipynb #c66a9175
 class Trainer:
     "State of a training run: model, optimizer, step, seconds used, history."
     def __init__(self, particles: Particles, config: Config, average: Consensus):
@@ -55,6 +55,7 @@ class Trainer:
         self.weights = half_weights(particles.box, self.device)
         self.images = particles.whole(int(config.memory_gb * 2**30))
         self.step, self.seconds, self.updates, self.passes, self.history, self.snapshots = 0, 0.0, 0, 0, [], []
+        self.began = None                                           # seconds, when the first step was due
         self.optimizer = self.new_optimizer()
         y, R, t, h = self.batch(evenly(len(particles), self.chunk))
         self.model.encoder.calibrate(self.model.residuals(y, R, t, h), R, t)
@@ -175,12 +176,12 @@ def update_support(self: Trainer) -> None:
 
 Trainer.update_support = update_support
 
-# %% ../nbs/41_training.ipynb #1461c7c7
+# %% ../nbs/41_training.ipynb #235d9be6
 def save(self: Trainer, path) -> None:
     "Write the checkpoint."
     p = self.particles
     state = dict(config=asdict(self.config), model=self.model.state_dict(), optimizer=self.optimizer.state_dict(), step=self.step, seconds=self.seconds,
-                 updates=self.updates, passes=self.passes, poses=self.poses.state_dict(), snapshots=self.snapshots, history=self.history, support=self.model.support.mask.cpu(), average=self.average.stored(),
+                 updates=self.updates, passes=self.passes, began=self.began, poses=self.poses.state_dict(), snapshots=self.snapshots, history=self.history, support=self.model.support.mask.cpu(), average=self.average.stored(),
                  particles=dict(path=str(p.path), count=len(p), box=p.box, pixel_size=p.pixel_size, rotations=p.rotations, shifts_px=p.shifts_px))
     with atomic_path(path) as name: torch.save(state, name)
 
@@ -202,7 +203,7 @@ def restore(self: Trainer, state: dict) -> None:
     self.optimizer = self.new_optimizer()
     self.optimizer.load_state_dict(state["optimizer"])
     self.poses.load_state_dict(state["poses"])
-    for name in ("step", "seconds", "updates", "passes", "history", "snapshots"): setattr(self, name, state[name])
+    for name in ("step", "seconds", "updates", "passes", "began", "history", "snapshots"): setattr(self, name, state[name])
 
 Trainer.save, Trainer.restore = save, restore
 
@@ -286,23 +287,23 @@ def mean(self: Run) -> np.ndarray:
 model.__set_name__(Run, "model")
 Run.model, Run.volumes, Run.volume, Run.mean = model, volumes, volume, mean
 
-# %% ../nbs/41_training.ipynb #026105b4
-def aligned(particles: Particles, config: Config, progress: bool) -> tuple[Particles, list]:
+# %% ../nbs/41_training.ipynb #2e2cc5ab
+def aligned(particles: Particles, config: Config, progress: bool, deadline: float) -> tuple[Particles, list]:
     "The set with poses aligned to its average, and snapshots of the way."
     rows, snapshots, started = evenly(len(particles), 1000), [], time.perf_counter()
     def keep(stage, R, t): snapshots.append(dict(stage=stage, seconds=time.perf_counter() - started, step=0, rotations=R[rows], shifts_px=t[rows]))
     keep("given", particles.rotations, particles.shifts_px)
-    found = align(particles, config.pose_angle, config.pose_shift_px, config.consensus_limit, progress, lambda number, R, t: keep("align", R, t))
+    found = align(particles, config.pose_angle, config.pose_shift_px, config.consensus_limit, progress, lambda number, R, t: keep("align", R, t), deadline)
     return found, snapshots
 
-def prepare(particles, config: Config, out, resume: bool, overwrite: bool, progress: bool = False) -> tuple[Trainer, Path]:
+def prepare(particles, config: Config, out, resume: bool, overwrite: bool, progress: bool = False, deadline: float = math.inf) -> tuple[Trainer, Path]:
     "Check the input, then make (or with `resume` enter) the run folder and its trainer. Nothing is made if something is wrong."
     if not isinstance(particles, Particles): particles = load_particles(particles)
     out = Path(out)
     if not resume:
         particles.statistics()                                  # refuses images that are constant or not finite
         check_folder(out, overwrite)
-        particles, snapshots = aligned(particles, config, progress) if config.poses == "refine" else (particles, [])
+        particles, snapshots = aligned(particles, config, progress, deadline) if config.poses == "refine" else (particles, [])
         trainer = Trainer(particles, config, consensus(particles, limit=config.consensus_limit))
         trainer.snapshots = snapshots
         with atomic_path(new_folder(out, overwrite) / "config.yaml") as name: Path(name).write_text(yaml.safe_dump(asdict(config), sort_keys=False))
@@ -315,7 +316,7 @@ def prepare(particles, config: Config, out, resume: bool, overwrite: bool, progr
     trainer.restore(state)
     return trainer, out
 
-# %% ../nbs/41_training.ipynb #92cb2896
+# %% ../nbs/41_training.ipynb #9f66e3f9
 def train(particles,                      # `Particles`, or the path of a star file
           out,                            # run folder to make
           minutes: float | None = None,   # wall time, set-up and results included
@@ -331,7 +332,7 @@ def train(particles,                      # `Particles`, or the path of a star f
     started = time.perf_counter() if started is None else started
     if minutes is not None and epochs is not None: raise InputError("train: expected minutes or epochs, found both; choose one")
     if min(minutes or 1, epochs or 1) <= 0: raise InputError(f"train: expected a positive time or number of epochs, found {minutes if epochs is None else epochs}")
-    trainer, out = prepare(particles, config or Config(), out, resume, overwrite, progress)
+    trainer, out = prepare(particles, config or Config(), out, resume, overwrite, progress, started + 24 * minutes if minutes else math.inf)     # at most 0.4 of the time for alignment
     clock = Clock(trainer, started, minutes, epochs)
     try: fit(trainer, clock, out, progress, callback)
     except BaseException:
@@ -340,7 +341,7 @@ def train(particles,                      # `Particles`, or the path of a star f
     trainer.finish(out)
     return Run(out)
 
-# %% ../nbs/41_training.ipynb #064b876a
+# %% ../nbs/41_training.ipynb #94a49eb0
 class Clock:
     "How far a run is: by wall time, with what the results will cost set aside, or by steps."
     def __init__(self, trainer: Trainer, started: float, minutes: float | None, epochs: float | None):
@@ -354,12 +355,14 @@ class Clock:
                 with torch.no_grad(): trainer.model.encode(*trainer.batch(rows))
             each = (time.perf_counter() - trial) / len(rows)
             self.reserve = min(1.3 * each * len(trainer.particles) + 2, 0.25 * self.budget)
+        if trainer.began is None: trainer.began = self.seconds()
 
     def seconds(self) -> float: return time.perf_counter() - self.started + self.before
 
     def progress(self) -> float:
         "0 at the start, 1 when training must end."
-        return self.trainer.step / self.steps if self.steps else self.seconds() / max(self.budget - self.reserve, 1e-9)
+        if self.steps: return self.trainer.step / self.steps
+        return (self.seconds() - self.trainer.began) / max(self.budget - self.reserve - self.trainer.began, 1e-9)
 
 # %% ../nbs/41_training.ipynb #b5049a69
 def record(trainer: Trainer, losses: list, seconds: float, out: Path) -> dict:
