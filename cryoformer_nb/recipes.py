@@ -100,7 +100,18 @@ def commands(name: str, data="DATA", run="RUN", small: bool = False) -> list:
         lines = [f"cryoformer simulate {data} --preset {name}{files}{size}", f"cryoformer train {data}/particles.star --out {run}", f"cryoformer score {run} --truth {data}/truth"]
     return lines + [f"cryoformer volumes {run} --out {run}/volumes", f"cryoformer report {run}" + ("" if r.reads else f" --truth {data}/truth")]
 
-# %% ../nbs/24_recipes.ipynb #86a3a732
+# %% ../nbs/24_recipes.ipynb #790edc31
+def _spikes() -> np.ndarray:
+    "Two conformations (2, 3 x 120 residues, 2, 3), A, of a trimer: chain by chain, its top domain last."
+    xyz = 1.6 * load_molecule("spike").xyz[[0, -1]].reshape(2, -1, 2, 3)
+    axis = xyz[0, :270].reshape(3, -1, 3).mean((0, 1)) * [1, 1, 0]      # three-fold, along z
+    chains = []
+    for k in range(3):
+        c, s = np.cos(2 * np.pi * k / 3), np.sin(2 * np.pi * k / 3)
+        turn = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
+        chains += [(np.concatenate([xyz[:, :90], xyz[:, 330:]], 1) - axis) @ turn.T]
+    return np.concatenate(chains, 1)
+
 def stand_in(name: str,     # a recipe that needs files
              folder,        # folder to fill
              n: int = 200,  # images of a deposited set
@@ -111,8 +122,7 @@ def stand_in(name: str,     # a recipe that needs files
     folder, r = Path(folder), RECIPES[name]
     folder.mkdir(parents=True, exist_ok=True)
     if r.structures:
-        ends = load_molecule("spike").xyz[[0, -1]].reshape(2, -1, 2, 3)
-        for entry, residues in zip(r.structures, ends): write_residues(folder / f"{entry}.cif", residues, "ABC")
+        for entry, residues in zip(r.structures, _spikes()): write_residues(folder / f"{entry}.cif", residues, "ABC")
         return folder
     if not r.reads: raise InputError(f"{name}: expected a recipe that needs files, found one that makes its own; there is nothing to stand in for")
     star = simulate(folder / "made", n=n, box=box, snr=0.5, shift_px=1.0, seed=seed)
