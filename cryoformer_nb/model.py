@@ -53,10 +53,10 @@ def unit_cube(points: Tensor, box: int) -> Tensor:
     "Pixels from the centre to the hash grid's [0, 1]."
     return ((points + box // 2) / box).clamp(0, 1)
 
-# %% ../nbs/33_model.ipynb #79f78521
+# %% ../nbs/33_model.ipynb #6db64f3c
 class CryoFormer(nn.Module):
     "Continuous heterogeneous density; images are transforms in units of the noise."
-    outputs = 1
+    outputs, confined = 1, True               # numbers that make a density; whether it lives on a support
     def __init__(self, config, mask: Tensor, start: Tensor, noise: Tensor, width_px: float):
         "`mask` (D, D, D) bool support, `start` (D, D, D) first map in whitened units, `noise` (D, D//2+1) amplitude, `width_px` of a scatterer."
         super().__init__()
@@ -67,11 +67,15 @@ class CryoFormer(nn.Module):
                                 width_px=torch.tensor(float(width_px)), scale=torch.quantile(start[mask].float(), 0.9).clamp(min=1e-9) / 2,
                                 unsplat=1 / splat_kernel(box), envelope=gaussian_envelope(box, width_px), smooth=gaussian_envelope(box, c.encoder_blur_px)).items():
             self.register_buffer(name, value)
-        self.grid = HashGrid(c.levels, c.features, c.log2_table, c.base_resolution, c.finest_resolution or box)
+        self.grid = HashGrid(c.levels, c.features, c.log2_table, c.base_resolution, self.finest(coords))
         self.field = mlp([self.grid.width, c.hidden, self.outputs * (1 + c.channels)])
         self.transformer, self.readout = make_decoder(c, self.outputs)
         self.encoder = make_encoder(c, box, coords)
         self.begin(mask, start)
+
+    def finest(self, coords: Tensor) -> int:
+        "Resolution of the finest hash level."
+        return self.config.finest_resolution or self.box
 
     def begin(self, mask: Tensor, start: Tensor) -> None:
         "What the map is before anything is learnt: a logit for each voxel of the support."

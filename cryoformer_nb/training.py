@@ -8,7 +8,7 @@ __all__ = ['learning_rate', 'Trainer', 'new_optimizer', 'batch', 'seeded', 'epoc
            'read_checkpoint', 'stored_average', 'restore', 'latents', 'finish', 'Run', 'model', 'volumes', 'volume',
            'mean', 'aligned', 'prepare', 'train', 'Clock', 'record', 'fit']
 
-# %% ../nbs/41_training.ipynb #b8c510b6
+# %% ../nbs/41_training.ipynb #9b12c32c
 import math
 import time
 from dataclasses import asdict, replace
@@ -29,6 +29,7 @@ from .consensus import Consensus, consensus, half_fsc
 from .ctf import ctf
 from .files import atomic_path, check_folder, new_folder, read_map, write_map
 from .fourier import lowpass, rfft2c
+from .fourier_model import build_model
 from .losses import half_weights, image_loss, latent_channel, marching_weights, pose_loss
 from .masks import dilate, largest_components, sphere_mask
 from .model import CryoFormer, blur
@@ -40,7 +41,7 @@ def learning_rate(step: int, progress: float, warmup: int) -> float:
     "Factor on the learning rates: linear warm-up, then a cosine from 1 to 0.02 over progress 0..1."
     return min(1.0, (step + 1) / max(warmup, 1)) * (0.02 + 0.49 * (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0))))
 
-# %% ../nbs/41_training.ipynb #c66a9175
+# %% ../nbs/41_training.ipynb #822a19bc
 class Trainer:
     "State of a training run: model, optimizer, step, seconds used, history."
     def __init__(self, particles: Particles, config: Config, average: Consensus):
@@ -49,7 +50,7 @@ class Trainer:
         width = average.width if config.width == 0 else max(config.width, 0.0)
         start = lowpass(average.volume, particles.pixel_size, config.start_px * particles.pixel_size)
         torch.manual_seed(config.seed)
-        self.model = CryoFormer(config, average.support, start, average.noise, width / particles.pixel_size).to(self.device)
+        self.model = build_model(config, average.support, start, average.noise, width / particles.pixel_size).to(self.device)
         if self.device.type != "cpu": self.model.set_support(average.support.to(self.device))
         self.poses = make_poses(config.poses, particles.rotations, particles.shifts_px, particles.box).to(self.device)
         self.weights = half_weights(particles.box, self.device)
@@ -57,8 +58,9 @@ class Trainer:
         self.step, self.seconds, self.updates, self.passes, self.history, self.snapshots = 0, 0.0, 0, 0, [], []
         self.began = None                                           # seconds, when the first step was due
         self.optimizer = self.new_optimizer()
-        y, R, t, h = self.batch(evenly(len(particles), self.chunk))
-        self.model.encoder.calibrate(self.model.residuals(y, R, t, h), R, t)
+        with torch.no_grad():
+            y, R, t, h = self.batch(evenly(len(particles), self.chunk))
+            self.model.encoder.calibrate(self.model.residuals(y, R, t, h), R, t)
 
 # %% ../nbs/41_training.ipynb #79bf52d4
 def new_optimizer(self: Trainer) -> torch.optim.Optimizer:
@@ -260,13 +262,13 @@ class Run:
     @property
     def poses(self) -> tuple: return self.checkpoint["particles"]["rotations"].numpy(), self.checkpoint["particles"]["shifts_px"].numpy()
 
-# %% ../nbs/41_training.ipynb #18269028
+# %% ../nbs/41_training.ipynb #09db1303
 @cached_property
 def model(self: Run) -> CryoFormer:
     "The trained network, on the CPU."
     state = self.checkpoint
     average = stored_average(state)
-    net = CryoFormer(self.config, average.support, average.volume, average.noise, 0.0)
+    net = build_model(self.config, average.support, average.volume, average.noise, 0.0)
     net.set_support(state["support"])
     net.load_state_dict(state["model"])
     return net
@@ -364,7 +366,7 @@ class Clock:
         if self.steps: return self.trainer.step / self.steps
         return (self.seconds() - self.trainer.began) / max(self.budget - self.reserve - self.trainer.began, 1e-9)
 
-# %% ../nbs/41_training.ipynb #b5049a69
+# %% ../nbs/41_training.ipynb #582838da
 def record(trainer: Trainer, losses: list, seconds: float, out: Path) -> dict:
     "Add a line to the history: mean of the `losses` of the last `seconds`. `InputError` if training has diverged."
     row = dict(step=trainer.step, epoch=trainer.step / trainer.steps_per_epoch, seconds=trainer.seconds, loss=torch.stack(losses).mean().item(),
@@ -378,7 +380,7 @@ def fit(trainer: Trainer, clock: Clock, out: Path, show: bool = True, callback=N
     config, saved, losses, began = trainer.config, time.perf_counter(), [], time.perf_counter()
     with tqdm(total=100, disable=not show, bar_format="training {percentage:3.0f}% |{bar}| {elapsed}<{remaining}{postfix}") as bar:
         while (progress := clock.progress()) < 1:
-            if trainer.updates < config.support_updates and progress > 0.8 * (trainer.updates + 1) / (config.support_updates + 1): trainer.update_support()
+            if trainer.model.confined and trainer.updates < config.support_updates and progress > 0.8 * (trainer.updates + 1) / (config.support_updates + 1): trainer.update_support()
             trainer.update_poses(progress)
             losses.append(trainer.advance(progress))
             trainer.seconds = clock.seconds()
