@@ -111,7 +111,7 @@ def _score_options(p):
     p.add_argument("-n", type=_count, default=100, metavar="N", help="particles whose maps are compared (default %(default)s)")
     p.add_argument("--json", action="store_true", help="print one JSON object")
 
-# %% ../nbs/69_arguments.ipynb #ef320e15
+# %% ../nbs/69_arguments.ipynb #1d9ad6c8
 def _report_options(p):
     "Arguments of `report`."
     p.add_argument("run", metavar="RUN", help="run folder")
@@ -130,7 +130,7 @@ def _demo_options(p):
 
 def _benchmark_options(p):
     "Arguments of `benchmark`."
-    p.add_argument("what", choices=("quality", "cost", "memory", "table1"), help="scores after a given time; milliseconds of each part of a step; peak memory of a training process; the paper's Table 1 (simulated sets)")
+    p.add_argument("what", choices=("quality", "cost", "memory", "table1", "table2"), help="scores after a given time; milliseconds of each part of a step; peak memory of a training process; the paper's Table 1 (simulated sets) and 2 (pose refinement)")
     size = p.add_mutually_exclusive_group()
     size.add_argument("--small", action="store_true", help="a table at a size for two cores: about a quarter of an hour (default)")
     size.add_argument("--full", action="store_true", help="a table at the paper's size: hours on a GPU")
@@ -141,7 +141,7 @@ def _benchmark_options(p):
     p.add_argument("--particles", metavar="STAR", help="star file of a simulated set (default: the arm preset, made for the occasion)")
     p.add_argument("-n", type=_count, default=4000, metavar="N", help="number of particles of that set (default %(default)s)")
     p.add_argument("--box", type=_count, default=64, metavar="D", help="box of that set in pixels (default %(default)s)")
-    p.add_argument("--minutes", type=_positive, metavar="M", help="training time in minutes (default 5 for quality; 1.5 a row of a small table, 20 passes a row of a full one)")
+    p.add_argument("--minutes", type=_positive, metavar="M", help="training time in minutes (default 5 for quality; 1.5 or 5 a row of a small table 1 or 2, 20 passes a row of a full one)")
     p.add_argument("--radii", type=_count, nargs="+", default=[], metavar="PX", help="also time balls of these radii in pixels, for cost (default: none)")
 
 # %% ../nbs/69_arguments.ipynb #e4da3369

@@ -76,16 +76,16 @@ def _motion_lines(path: Path) -> str:
              (f"turn by {row['angle_deg']:.1f} degrees and shift by {row['shift_A']:.1f} A" if row["domain"] else "stand still") for row in motion["domains"]]
     return "\n  ".join([f"{len(parts)} parts that move as rigid bodies, {motion['misfit_A']:.2f} A of deformation left:"] + parts)
 
-# %% ../nbs/70_cli.ipynb #fbfe08fe
+# %% ../nbs/70_cli.ipynb #352467f8
 def _settings(a):
     "The settings of a new run."
     from cryoformer_nb.config import Config
-    if a.resume and (a.set or a.config or a.seed is not None): raise InputError("--resume: expected the settings of the run, found --set, --config or --seed too; leave them out, or start a new run")
-    config = Config.load(a.config) if a.config else Config()
-    return config.updated(a.set + ([f"seed={a.seed}"] if a.seed is not None else []))
+    given = [f"{name}={getattr(a, name)}" for name in ("seed", "poses") if getattr(a, name) is not None]
+    if a.resume and (a.set or a.config or given): raise InputError("--resume: expected the settings of the run, found --set, --config, --seed or --poses too; leave them out, or start a new run")
+    return (Config.load(a.config) if a.config else Config()).updated(a.set + given)
 
 def _train(a) -> None:
-    "Train on particles with given poses and write a run folder: latents, model, poses, history and mean map."
+    "Train on particles and write a run folder: latents, model, poses, history and mean map."
     from cryoformer_nb.files import check_folder
     from cryoformer_nb.particles import load_particles
     from cryoformer_nb.training import train
@@ -192,7 +192,7 @@ def _fsc(a) -> None:
     for s, f, v in zip(curve.shell[1:], curve.frequency[1:], curve.value[1:]): print(f"{s:5d}  {1 / f:14.2f}  {v:5.3f}")
     print(f"resolution {curve.resolution_05:.2f} A at 0.5, {curve.resolution_0143:.2f} A at 0.143")
 
-# %% ../nbs/70_cli.ipynb #b28d6e5b
+# %% ../nbs/70_cli.ipynb #defd627b
 def _score(a) -> None:
     "Compare a run with the truth of a simulated set: how well latents predict the state, and particles' maps agree with their true maps."
     from cryoformer_nb.files import plain
@@ -207,6 +207,7 @@ def _score_lines(s: dict) -> str:
              f"mean FSC   {s['mean_fsc']:.3f}   maps of {len(s['particles'])} particles against their own true maps",
              f"ceiling    {s['ceiling']:.3f}   the average of all true maps against the same"]
     if s["flexibility_auc"] == s["flexibility_auc"]: lines += [f"moving     {s['flexibility_auc']:.3f}   {_AREA} (minus the mean map: {s['flexibility_control']:.3f})"]
+    if s.get("rotation_median", 0) > 1e-3: lines += [f"poses      {s['rotation_median']:.3f} rad and {s['shift_median']:.2f} px median error, mean squares {s['rotation_mean_square']:.3f} and {s['shift_mean_square']:.2f}"]
     return "\n".join(lines)
 
 # %% ../nbs/70_cli.ipynb #44ff6491
@@ -231,7 +232,7 @@ def _benchmark(a) -> None:
             print("ms per image" + "".join(f"{row['voxels']:>9d} voxels" for row in rows))
             for name in list(rows[0])[1:]: print(f"{name:12s}" + "".join(f"{row[name]:16.3f}" for row in rows))
 
-# %% ../nbs/70_cli.ipynb #5d2bc1be
+# %% ../nbs/70_cli.ipynb #b540d66f
 def _table1(a) -> None:
     "Table 1: the simulated sets."
     from cryoformer_nb.config import Config
@@ -240,8 +241,15 @@ def _table1(a) -> None:
     changed = dict(minutes=a.minutes, epochs=None) if a.minutes else {}
     print(table1("full" if a.full else "small", a.out, (a.start, a.end), Config(seed=a.seed), lambda line: print(line, file=sys.stderr, flush=True), **changed)[1])
 
+def _table2(a) -> None:
+    "Table 2: pose refinement."
+    from cryoformer_nb.config import Config
+    from cryoformer_nb.tables import table2
+    changed = dict(minutes=a.minutes, epochs=None) if a.minutes else {}
+    print(table2("full" if a.full else "small", a.out, config=Config(seed=a.seed), show=lambda line: print(line, file=sys.stderr, flush=True), **changed)[1])
+
 #: What `benchmark` calls for a table of the paper.
-_TABLES = dict(table1=_table1)
+_TABLES = dict(table1=_table1, table2=_table2)
 
 # %% ../nbs/70_cli.ipynb #11cffd0e
 #: Seconds the demo keeps for maps, scores and drawing after training, at most a quarter of its time.
