@@ -42,7 +42,7 @@ def mesh(volume,                   # (z, y, x)
     points, triangles, _, _ = marching_cubes(np.pad(v, 1, constant_values=v.min()), level, allow_degenerate=False)
     return ((points[:, ::-1] - 1 - len(v) // 2) * pixel_size).astype(np.float32), triangles
 
-# %% ../nbs/60_plots.ipynb #2c0c7c7c
+# %% ../nbs/60_plots.ipynb #e74c280a
 def _mesh3d(points, triangles, **style) -> go.Mesh3d:
     "A plotly surface from small typed arrays."
     kind = np.uint16 if len(points) < 65536 else np.uint32
@@ -60,12 +60,12 @@ def _camera(volume, level: float) -> dict:
     eye, up = (dict(zip("xyz", (float(c) for c in a))) for a in (1.9 * eye / np.linalg.norm(eye), up))
     return dict(eye=eye, up=up, center=dict(zip("xyz", (-0.08 * c for c in up.values()))))      # in perspective: plotly lights no orthographic view
 
-def _scene(points, camera: dict) -> dict:
-    "Axes in A, to one scale, that hold all `points` (list of (p, 3))."
+def _scene(points, camera: dict, unit: str = "Å") -> dict:
+    "Axes to one scale that hold all `points` (list of (p, 3))."
     low, high = np.min([p.min(0) for p in points], 0).astype(float), np.max([p.max(0) for p in points], 0).astype(float)
     margin = 0.04 * (high - low).max() + 1e-3
     low, high = low - margin, high + margin
-    axis = lambda name, k: dict(title=dict(text=f"{name} (Å)", font=dict(size=11, color="#5b6875")), range=[low[k], high[k]], nticks=5, showbackground=False,
+    axis = lambda name, k: dict(title=dict(text=f"{name} ({unit})", font=dict(size=11, color="#5b6875")), range=[low[k], high[k]], nticks=5, showbackground=False,
                                 gridcolor="#e6eaee", zeroline=False, tickfont=dict(size=9, color="#7a8794"), showspikes=False)
     ratio = dict(zip("xyz", ((high - low) / (high - low).max()).tolist()))
     return dict(xaxis=axis("x", 0), yaxis=axis("y", 1), zaxis=axis("z", 2), aspectmode="manual", aspectratio=ratio, camera=camera, dragmode="orbit")
@@ -73,7 +73,7 @@ def _scene(points, camera: dict) -> dict:
 def _lit(fig: go.Figure) -> go.Figure:
     "Light from above the camera's right shoulder; plotly's own stays behind many views."
     eye, up = (np.array([v[a] or 0 for a in "xyz"]) for v in (fig.layout.scene.camera.eye, fig.layout.scene.camera.up))
-    return fig.update_traces(lightposition=dict(zip("xyz", (float(c) for c in 1e4 * (0.6 * eye + 1.2 * up - 0.9 * np.cross(eye, up))))))
+    return fig.update_traces(lightposition=dict(zip("xyz", (float(c) for c in 1e4 * (0.6 * eye + 1.2 * up - 0.9 * np.cross(eye, up))))), selector=dict(type="mesh3d"))
 
 def _layout(fig: go.Figure, height: int = 420, **keys) -> go.Figure:
     "What all figures share."
