@@ -47,7 +47,7 @@ def set_poses(blocks: dict, rotations, shifts_A) -> dict:
     euler = matrix_to_euler(torch.as_tensor(np.asarray(rotations), dtype=torch.float64)).numpy()
     return {**blocks, "particles": table.assign(**dict(zip(ANGLES, euler.round(6).T)), **dict(zip(ORIGINS, np.asarray(shifts_A, dtype=np.float64).round(6).T)))}
 
-# %% ../nbs/19_foreign.ipynb #9f807b0a
+# %% ../nbs/19_foreign.ipynb #805e1340
 def _read_array(path) -> np.ndarray:
     "The structured array of a .cs file."
     try: data = np.load(path, allow_pickle=False)
@@ -67,15 +67,16 @@ def _passthrough(path: Path) -> Path | None:
 def _fields(path, passthrough=None) -> dict:
     "All fields of a .cs file {name: (N, ...)}, those of the passthrough file in the same order of uids."
     path = Path(path)
-    data, other = _read_array(path), passthrough or _passthrough(path)
+    data = _read_array(path)
     fields = {name: data[name] for name in data.dtype.names}
+    other = passthrough or (None if fields.keys() >= {"blob/path", "ctf/df1_A", "alignments3D/pose"} else _passthrough(path))
     if other is None: return fields
     more = _read_array(other)
     rows = pd.Index(more["uid"]).get_indexer(data["uid"]) if pd.Index(more["uid"]).is_unique else np.array([-1])
     if (rows < 0).any(): raise InputError(f"{other}: expected the uids of {path.name}, found {int((rows < 0).sum())} of {len(data)} missing; give the passthrough file of the same job")
     return {**{name: more[name][rows] for name in more.dtype.names}, **fields}
 
-# %% ../nbs/19_foreign.ipynb #9c2edc3c
+# %% ../nbs/19_foreign.ipynb #3ff61bcb
 def cs_poses(path, f: dict | None = None) -> tuple:
     "Rotations (N, 3, 3) and shifts (N, 2) in A of a .cs file (or its fields `f`, if they are already read)."
     f = f or _fields(path)
@@ -94,7 +95,7 @@ def read_cs(path, passthrough=None, poses: bool = True) -> tuple[dict, str]:
     "A cryoSPARC particle file as RELION blocks, and a note; `poses=False` if they come from elsewhere. `InputError` if images, poses or CTF are not in it."
     path = Path(path)
     f = _fields(path, passthrough)
-    for field, what in (("blob/path", "the images"), ("blob/idx", "the images"), ("blob/psize_A", "the pixel size"), *((f"ctf/{k}", "the CTF") for k in _CS_CTF)):
+    for field, what in (("blob/path", "the images"), ("blob/idx", "the images"), ("blob/psize_A", "the pixel size"), ("blob/shape", "the box"), *((f"ctf/{k}", "the CTF") for k in _CS_CTF)):
         if field not in f: raise InputError(f"{path}: expected {what} of every particle, found no field {field}; give the passthrough file of the job with --passthrough")
     names = [n.decode() if isinstance(n, bytes) else str(n) for n in f["blob/path"]]
     table = pd.DataFrame({"rlnImageName": [f"{i + 1:06d}@{n.lstrip('>')}" for i, n in zip(f["blob/idx"].astype(int), names)]})
