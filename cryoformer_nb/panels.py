@@ -5,12 +5,14 @@
 # %% auto #0
 __all__ = ['live', 'Panel', 'Worker', 'control', 'row', 'export_page']
 
-# %% ../nbs/59_panels.ipynb #d4e2ab64
+# %% ../nbs/59_panels.ipynb #1036272a
 import json
 import os
+import sys
 import threading
 from functools import cached_property
 from html import escape
+from importlib import import_module
 from pathlib import Path
 
 import plotly.graph_objects as go
@@ -19,15 +21,14 @@ from plotly.offline import get_plotlyjs
 from .conventions import InputError
 from .files import atomic_path
 
-# %% ../nbs/59_panels.ipynb #286a3eb9
+# %% ../nbs/59_panels.ipynb #77b1f28b
 def live() -> bool:
     "Whether widgets can be shown: in a Jupyter kernel, unless the environment variable CRYOFORMER_WIDGETS is `static`."
     if os.environ.get("CRYOFORMER_WIDGETS", "").strip().lower() == "static": return False
-    try:
-        import anywidget, ipywidgets  # noqa: F401
-        from IPython import get_ipython
+    try: import anywidget, ipywidgets  # noqa: F401
     except ImportError: return False
-    return getattr(get_ipython(), "kernel", None) is not None
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return getattr(shell, "kernel", None) is not None
 
 class Panel:
     "Something to look at: `widget` for a live notebook (made by `build` when first asked for), `static()` for everywhere else."
@@ -45,7 +46,7 @@ class Panel:
 
     def save_html(self, path) -> Path:
         "Write the static form as a page that needs no network."
-        self.static().write_html(str(path), include_plotlyjs=True)
+        self.static().write_html(str(path), include_plotlyjs=True, auto_play=False)
         return Path(path)
 
 # %% ../nbs/59_panels.ipynb #03793327
@@ -90,7 +91,7 @@ def row(*items):
     import ipywidgets as w
     return w.HBox([i for i in items if i is not None], layout=w.Layout(flex_flow="row wrap", align_items="center", grid_gap="2px 10px", width="100%"))
 
-# %% ../nbs/59_panels.ipynb #3ebafffa
+# %% ../nbs/59_panels.ipynb #34fae02b
 _PLOTLY, _WIDGET = "application/vnd.plotly.v1+json", "application/vnd.jupyter.widget-view+json"
 _PAGE_CSS = """body { max-width: 960px; margin: 0 auto; padding: 20px; color: #1d2733; font: 15px/1.55 system-ui, sans-serif; } pre, code { font-size: 13px; } table { border-collapse: collapse; }
 td, th { border-bottom: 1px solid #dfe5ea; padding: 3px 10px; text-align: left; } .highlight, div.input_area { background: #f5f7f9; border-radius: 6px; padding: 2px 12px; overflow: auto; margin: 10px 0; }
@@ -108,9 +109,7 @@ def export_page(notebook,          # .ipynb with its outputs
                 ) -> Path:
     "Write a notebook as one HTML page whose figures are alive and that needs no network. `InputError` if it cannot be read."
     notebook, number = Path(notebook), 0
-    try:
-        import nbformat
-        from nbconvert import HTMLExporter
+    try: nbformat, exporter = import_module("nbformat"), import_module("nbconvert").HTMLExporter
     except ImportError as error: raise InputError(f"page: expected nbconvert, which comes with JupyterLab, found none ({error}); pip install nbconvert") from error
     try: nb = nbformat.read(notebook, 4)
     except (OSError, ValueError) as error: raise InputError(f"{notebook}: expected a notebook, found '{' '.join(str(error).split())[:120]}'") from error
@@ -120,7 +119,7 @@ def export_page(notebook,          # .ipynb with its outputs
             output["data"] = {"text/html": _drawn(output["data"][_PLOTLY], number)}
         elif _WIDGET in output.get("data", {}): output["data"].pop(_WIDGET)
     nb.metadata.pop("widgets", None)
-    body, _ = HTMLExporter(template_name="basic").from_notebook_node(nb)
+    body, _ = exporter(template_name="basic").from_notebook_node(nb)
     page = (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(notebook.stem)}</title><link rel="icon" href="data:,"><style>{_PAGE_CSS}</style>'
             + (f"<script>{get_plotlyjs()}</script>" if number else "") + f"</head><body>{body}</body></html>")
     with atomic_path(out or notebook.with_suffix(".html")) as name: Path(name).write_text(page, encoding="utf-8")

@@ -22,7 +22,7 @@ from .panels import Panel, control, row
 from .plots import mesh, on_surface
 from .surfaces import Layer, VolumeView, _named, _read, backbone, read_atoms
 
-# %% ../nbs/66_viewer.ipynb #e23b40db
+# %% ../nbs/66_viewer.ipynb #05f8b148
 _CDN = "https://cdn.jsdelivr.net/npm/3dmol@2.5.5/build/3Dmol-min.js"
 _MOL_ESM = """
 let loading;
@@ -58,6 +58,7 @@ export default { async render({ model, el }) {
 } };
 """
 
+# %% ../nbs/66_viewer.ipynb #767c96e1
 def script(js: str | None) -> str:
     "The text of 3Dmol.js, or an address to load it from. `InputError` if none is given."
     if js is None: raise InputError("3Dmol.js: expected js= with the path of 3Dmol-min.js (npm install 3dmol), an address, or 'cdn' to load it from the web, found none; or use backend='plotly'")
