@@ -184,7 +184,7 @@ def test_requirements_are_what_is_imported():
     "Every foreign module that exported code imports is declared, and nothing of the development tools is among them."
     parser = ConfigParser(interpolation=None, delimiters=["="]); parser.read(ROOT / "settings.ini", encoding="utf-8")
     declared = {re.split(r"[<>=]", r)[0].replace("-", "_").lower() for r in parser["DEFAULT"]["requirements"].split()}
-    names = {"scikit_image": "skimage", "pyyaml": "yaml"}
+    names = {"scikit_image": "skimage", "pyyaml": "yaml", "py3dmol": "py3Dmol"}
     allowed = {names.get(d, d) for d in declared} | set(sys.stdlib_module_names) | {"cryoformer_nb", "tinycudann"}
     for path in (ROOT / "cryoformer_nb").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
