@@ -53,7 +53,7 @@ def pose_history(snapshots: list,              # of a run: dicts with stage, rot
         angles, distances = (np.stack([getattr(f, name) for f in found]) for name in ("angles", "distances"))
     return PoseHistory(stage_names(snapshots), R[:, :, 2].numpy(), np.asarray(angles), np.asarray(distances), rotations is not None)
 
-# %% ../nbs/53_pose_history.ipynb #25ab2d94
+# %% ../nbs/53_pose_history.ipynb #9cd58668
 def _curve(fig: go.Figure, history: PoseHistory, values: np.ndarray, colour: str, unit: str, row: int) -> None:
     "Median and quartiles of (s, m) values over the stages."
     low, middle, high = np.percentile(values, [25, 50, 75], 1)
@@ -65,8 +65,14 @@ def _curve(fig: go.Figure, history: PoseHistory, values: np.ndarray, colour: str
 def _sphere(history: PoseHistory, stage: int, points: int) -> dict:
     "Marker positions and colours of a stage."
     rows = evenly(history.directions.shape[1], points)
-    x, y, z = history.directions[stage, rows].round(3).T
-    return dict(x=x, y=y, z=z, marker_color=history.angles[stage, rows].round(3))
+    x, y, z = history.directions[stage, rows].astype(np.float32).T.round(3)
+    return dict(x=x, y=y, z=z, marker_color=history.angles[stage, rows].astype(np.float32).round(3))
+
+def _globe() -> go.Surface:
+    "A pale unit sphere, so that the near side can be told from the far side."
+    theta, phi = np.meshgrid(np.linspace(0, np.pi, 13), np.linspace(0, 2 * np.pi, 25))
+    x, y, z = (np.round(0.97 * v, 2).astype(np.float32) for v in (np.sin(theta) * np.cos(phi), np.sin(theta) * np.sin(phi), np.cos(theta)))
+    return go.Surface(x=x, y=y, z=z, surfacecolor=np.zeros(x.shape, np.uint8), colorscale=[[0, "#d9dde3"], [1, "#d9dde3"]], showscale=False, opacity=0.55, hoverinfo="skip", lighting=dict(ambient=0.9, diffuse=0.2, specular=0))
 
 def pose_figure(history: PoseHistory,
                 points: int = 300        # particles on the sphere
@@ -80,19 +86,20 @@ def pose_figure(history: PoseHistory,
     bar = dict(title=dict(text=f"{what} (rad)", side="right"), thickness=12, len=0.8)
     fig.add_trace(go.Scatter3d(**_sphere(history, -1, points), mode="markers", marker=dict(size=3.5, colorscale="Viridis", cmin=0, cmax=top, colorbar=bar), showlegend=False,
                                hovertemplate="direction (%{x:.2f}, %{y:.2f}, %{z:.2f}), %{marker.color:.3f} rad<extra></extra>"), 1, 2)
-    fig.update_yaxes(title_text=f"rotation (rad)", rangemode="tozero", row=1, col=1)
-    fig.update_yaxes(title_text=f"shift (px)", rangemode="tozero", row=2, col=1)
+    fig.add_trace(_globe(), 1, 2)
+    fig.update_yaxes(title_text="rotation (rad)", rangemode="tozero", row=1, col=1)
+    fig.update_yaxes(title_text="shift (px)", rangemode="tozero", row=2, col=1)
     fig.update_xaxes(tickvals=list(range(len(history.stages))), ticktext=history.stages, tickangle=-60, row=2, col=1)
     axis = dict(range=[-1.1, 1.1], showticklabels=False, showbackground=False, gridcolor="#ddd")
-    fig.update_scenes(aspectmode="cube", **{f"{a}axis": axis | dict(title=f"v<sub>{a}</sub>") for a in "xyz"})
+    fig.update_scenes(aspectmode="cube", camera_eye=dict(x=1.05, y=1.05, z=0.7), **{f"{a}axis": axis | dict(title=f"v<sub>{a}</sub>") for a in "xyz"})
     return fig.update_layout(template="simple_white", height=460, margin=dict(l=60, r=10, t=40, b=40), title=dict(text=f"Poses: median {what}, view directions", font_size=15))
 
-# %% ../nbs/53_pose_history.ipynb #6c10c5ee
+# %% ../nbs/53_pose_history.ipynb #12e2d6f0
 def stage_changes(history: PoseHistory, stage: int, points: int = 300) -> list:
     "New properties of traces 2, 5 and 6 of `pose_figure` that show a stage."
     return [dict(x=[stage], y=[float(np.median(values[stage]))]) for values in (history.angles, history.distances)] + [_sphere(history, stage, points)]
 
-def animated_pose_figure(history: PoseHistory, points: int = 150) -> go.Figure:
+def animated_pose_figure(history: PoseHistory, points: int = 120) -> go.Figure:
     "`pose_figure` with a slider over the stages that needs no kernel."
     fig = pose_figure(history, points)
     kinds = (go.Scatter, go.Scatter, go.Scatter3d)

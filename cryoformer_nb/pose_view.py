@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PoseView', 'show_poses']
 
-# %% ../nbs/67_pose_view.ipynb #f4944319
+# %% ../nbs/67_pose_view.ipynb #20d121ac
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 
 from .conventions import InputError
 from .pose_history import animated_pose_figure, pose_figure, pose_history, stage_changes
-from .viewer import Panel
+from .panels import Panel
 
 # %% ../nbs/67_pose_view.ipynb #8c04e73a
 class PoseView(Panel):
