@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from browsing import LOOPBACK, ROOT, missing
+from lab import Lab, working_copy
 
 # As root in a container a sandbox cannot be made; the network ends at this machine; the other flags keep Chromium from calling home.
 FLAGS = ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE " + LOOPBACK, "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
@@ -58,3 +59,12 @@ def address(site):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://{LOOPBACK}:{server.server_port}"
     server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory):
+    "A JupyterLab over a copy of the tutorials, with their solutions."
+    if importlib.util.find_spec("jupyterlab") is None: missing("jupyterlab is not installed: pip install -c constraints.txt -e '.[dev]'")
+    server = Lab(working_copy(tmp_path_factory.mktemp("notebooks")), tmp_path_factory.mktemp("jupyter"))
+    yield server
+    server.stop()

@@ -1,20 +1,10 @@
 """Every tutorial in a real JupyterLab: Run All, no error, figures drawn, no request to another host, and the solutions pass their checks."""
-import importlib.util
-
 import pytest
 
-from browsing import ROOT, missing
-from lab import Lab, Notebook, working_copy
+from browsing import ROOT
+from lab import Notebook
 
 TUTORIALS = sorted(p.name for p in (ROOT / "nbs" / "tutorials").glob("*.ipynb"))
-
-
-@pytest.fixture(scope="session")
-def lab(tmp_path_factory):
-    if importlib.util.find_spec("jupyterlab") is None: missing("jupyterlab is not installed: pip install -c constraints.txt -e '.[dev]'")
-    server = Lab(working_copy(tmp_path_factory.mktemp("notebooks")), tmp_path_factory.mktemp("jupyter"))
-    yield server
-    server.stop()
 
 
 def outcome(notebook: Notebook) -> dict:
