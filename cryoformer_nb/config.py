@@ -14,7 +14,7 @@ import yaml
 
 from .conventions import InputError
 
-# %% ../nbs/29_config.ipynb #b53f69dd
+# %% ../nbs/29_config.ipynb #5853a72b
 @dataclass(frozen=True)
 class Network:
     "Settings of encoder, implicit volume, transformer and projector."
@@ -39,7 +39,7 @@ class Network:
     features: int = 2
     log2_table: int = 15
     base_resolution: int = 16
-    finest_resolution: int = 0           # 0: the box
+    finest_resolution: int = 0           # 0: the box; in Fourier space the width of the molecule
     hidden: int = 64
     width: float = 0.0                   # A, Gaussian width of a scatterer; 0: from Guinier's plot, negative: none
 

@@ -6,7 +6,8 @@
 __all__ = ['radial_amplitude', 'FourierCryoFormer', 'octant_centres', 'radial', 'features_at', 'queries', 'transform_at',
            'predict', 'volumes', 'build_model']
 
-# %% ../nbs/35_fourier_model.ipynb #f454fd62
+# %% ../nbs/35_fourier_model.ipynb #489f815c
+import math
 from types import SimpleNamespace
 
 import torch
@@ -31,15 +32,15 @@ def radial_amplitude(start: Tensor,       # (D, D, D) first map, low-passed
     gaussian = torch.exp(-2 * torch.pi**2 * width_px**2 * (k**2 - k[last]**2))
     return torch.where(k <= k[last], power.sqrt(), power[last].sqrt() * gaussian).clamp(min=1e-6 * power.sqrt().max())
 
-# %% ../nbs/35_fourier_model.ipynb #6e5154ee
+# %% ../nbs/35_fourier_model.ipynb #845c0786
 class FourierCryoFormer(CryoFormer):
     "Continuous heterogeneous transform; the interface of `CryoFormer`."
     outputs, confined, gain = 2, False, 0.2
 
     def finest(self, coords: Tensor) -> int:
-        "Lattice points a cycle per pixel of the finest hash level: the extent of the molecule."
-        extent = int((coords.amax(0) - coords.amin(0)).max()) + 1
-        return self.config.finest_resolution or max(extent, self.config.base_resolution)
+        "Points a cycle per pixel of the finest hash level: the diameter in pixels of a ball with as many voxels as the support."
+        diameter = round(2 * (3 * len(coords) / (4 * math.pi))**(1 / 3))
+        return self.config.finest_resolution or max(diameter, self.config.base_resolution)
 
     def begin(self, mask: Tensor, start: Tensor) -> None:
         "The transform of the consensus map in units of the amplitude, and the frequencies of images and regions."
