@@ -124,7 +124,7 @@ def with_solutions(path: Path, out: Path) -> int:
     for cell in nb["cells"]:
         source = "".join(cell["source"])
         cells.append(dict(cell, outputs=[], execution_count=None) if cell["cell_type"] == "code" else cell)
-        if cell["cell_type"] == "code" and source.lstrip().startswith("check("): check = source
+        if cell["cell_type"] == "code" and re.search(r"^check\(", source, flags=re.M): check = source
         if cell["cell_type"] == "markdown" and source.startswith("<details>"):
             code = re.search(r"^```python\n(.*?)^```", source, flags=re.M | re.S)[1]
             for part in (code, f"# solved\n{check}"): cells.append(dict(cell_type="code", id=f"solution-{len(cells)}", metadata={}, source=part, outputs=[], execution_count=None))
