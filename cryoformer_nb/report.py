@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['report']
 
-# %% ../nbs/63_report.ipynb #ccf7ac2f
+# %% ../nbs/63_report.ipynb #88c4f45b
 from html import escape
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from .flexibility import flexibility
 from .fourier_shells import fsc
 from .latent import motion_path
 from .metrics import read_labels, score
+from .pose_history import animated_pose_figure, pose_history
 from .plots import flexibility_figure, fsc_figure, latent_figure, loss_figure, path_figure
 
 # %% ../nbs/63_report.ipynb #436ac000
@@ -47,7 +48,7 @@ summary { cursor: pointer; font-weight: 600; } footer { color: var(--soft); font
 @media (max-width: 820px) { .grid { grid-template-columns: minmax(0, 1fr); gap: 14px; } main, header { padding-left: 12px; padding-right: 12px; } .card { padding: 14px 12px; } .fact b { font-size: 18px; } }
 """
 
-# %% ../nbs/63_report.ipynb #7924afed
+# %% ../nbs/63_report.ipynb #4ecb555a
 _SCRIPT = """
 const maps = document.getElementById('maps'), latent = document.getElementById('latent'), button = document.getElementById('play');
 function ring(k) {
@@ -71,7 +72,7 @@ if (maps && button) {
 
 def _card(title: str, fig: go.Figure | None, reading: str, name: str, wide: bool = False, extra: str = "") -> str:
     "A figure with its title and the sentence that tells how to read it."
-    plot = "" if fig is None else fig.to_html(full_html=False, include_plotlyjs=False, div_id=name, default_width="100%", default_height=f"{fig.layout.height}px",
+    plot = "" if fig is None else fig.to_html(full_html=False, include_plotlyjs=False, auto_play=False, div_id=name, default_width="100%", default_height=f"{fig.layout.height}px",
                                               config=dict(responsive=True, displaylogo=False, modeBarButtonsToRemove=["select2d", "lasso2d", "autoScale2d", "resetCameraLastSave3d"]))
     return f'<section class="card{" wide" if wide else ""}">{extra}<h2>{escape(title)}</h2>{plot}<p>{reading}</p></section>'
 
@@ -85,7 +86,7 @@ def _page(title: str, subtitle: str, facts: list, cards: list, settings: str) ->
             f'<header><div><h1>{escape(title)}</h1><p>{escape(subtitle)}</p></div></header><main><div class="facts">{tiles}</div><div class="grid">{"".join(cards)}{details}</div>'
             f'<footer>Made by cryoformer_nb. This page is one file and needs no network.</footer></main><script>{_SCRIPT}</script></body></html>')
 
-# %% ../nbs/63_report.ipynb #40787fea
+# %% ../nbs/63_report.ipynb #7ca0d9e8
 def _facts(run, scores) -> list:
     "Numbers for the top of the page: (value, name, is a key result)."
     history, facts = run.history, []
@@ -114,7 +115,14 @@ def _fsc_card(run, scores) -> str | None:
     return _card("Agreement of the half maps", fsc_figure({"half maps": fsc(a, b, pixel).value}, pixel, 0.143),
                  "Two maps from independent halves of the particles. The dot marks the resolution at 0.143, without a mask.", "fsc")
 
-# %% ../nbs/63_report.ipynb #86049755
+def _pose_card(run, truth) -> str | None:
+    "How poses were refined, if they were."
+    if not getattr(run, "pose_snapshots", None): return None
+    true = [np.load(Path(truth) / f"{name}.npy") for name in ("rotations", "shifts_px")] if truth else []
+    reading = ("Left, how far rotations and shifts are from the true ones at each stage of the refinement" if truth else "Left, how far rotations and shifts have moved from the given ones at each stage of the refinement; a curve that is level at the end has settled")
+    return _card("How poses were refined", animated_pose_figure(pose_history(run.pose_snapshots, *true)), reading + ": the median, and the middle half of the particles. Right, the directions they are seen from. Move the slider to go through the stages.", "poses", wide=True)
+
+# %% ../nbs/63_report.ipynb #b8cb45bc
 def _cards(run, truth, scores, n: int) -> list:
     "The figures of the report, each on its card; None where there is nothing to show."
     z, labels = np.asarray(run.latents), read_labels(truth) if truth else None
@@ -132,6 +140,7 @@ def _cards(run, truth, scores, n: int) -> list:
             _card("Which parts move", flexibility_figure(moving.mean, moving.density, run.pixel_size, others=others), "The average shape, coloured by how much the density at each place "
                   "changes from particle to particle: orange parts move, blue parts stay." + (" The list on top shows the same for the attention queries, which know the motion but not the density." if others else "")
                   + (f" Where the truth moves is told apart with an area under the ROC curve of {scores['flexibility_auc']:.3f} (0.5 is guessing)." if scores and "flexibility_auc" in scores else ""), "flexibility"),
+            _pose_card(run, truth),
             _card("Loss", loss_figure(run.history), "How badly the projected maps fit the noisy images. Noise keeps it from reaching zero; it should fall, then level off.",
                   "loss", wide=True) if len(run.history) else None]
 
