@@ -193,7 +193,7 @@ class FeedForwardReadout(nn.Module):
         rows = max(1, self.limit // (features.shape[-2] * self.net[0].out_features))
         return list(in_parts(read, rows, regions.spread(q), features.expand(len(q), -1, -1)).unbind(-1))
 
-# %% ../nbs/32_transformer.ipynb #66a46713
+# %% ../nbs/32_transformer.ipynb #8a7bf73c
 def partition(points: Tensor,      # (v, 3) px, the same for all images, or (b, k, 3)
               bounds: Tensor,      # (2, 3)
               config):
@@ -204,6 +204,6 @@ def partition(points: Tensor,      # (v, 3) px, the same for all images, or (b, 
 def make_decoder(config, outputs: int = 1) -> tuple[nn.Module, nn.Module]:
     "The transformer and the readout; spatial features have outputs * channels numbers."
     c, features = config, outputs * config.channels
-    if not c.deformation_blocks: return LatentQuery(), FeedForwardReadout(c.latent_dim, features, outputs, hidden=(64, 64))
+    if not c.deformation_blocks: return LatentQuery(), FeedForwardReadout(c.latent_dim, features, outputs, hidden=(32, 32))
     transformer = DeformationTransformer(c.latent_dim, c.queries, c.channels, c.blocks, c.heads, c.tokens, features, c.spatial_attention)
     return transformer, DotReadout() if c.readout == "dot" else FeedForwardReadout(c.channels, features, outputs)
