@@ -7,8 +7,9 @@
     const { data, layout = {}, frames } = JSON.parse(document.querySelector(`script[data-figure="${box.id}"]`).textContent);
     const width = layout.width, height = layout.height || 450, share = width ? Math.min(1, box.clientWidth / width) : 1;
     delete layout.width;                                            // narrow screens: as wide as there is room, and lower
-    layout.height = share < 1 ? Math.max(height * share, Math.min(height, 260)) : height;
-    if (share < 0.8) for (const a of layout.annotations || []) a.font = { ...a.font, size: ((a.font && a.font.size) || 14) * Math.max(share, 0.6) };
+    const pictures = data.every((t) => t.type === "heatmap");
+    layout.height = share < 1 ? Math.max(height * share, Math.min(height, pictures ? 90 : 260)) : height;
+    if (share < 0.8) for (const a of layout.annotations || []) a.font = { ...a.font, size: ((a.font && a.font.size) || 14) * Math.max(share, 0.55) };
     box.style.height = `${layout.height}px`;
     await Plotly.newPlot(box, data, { ...layout, autosize: true }, { responsive: true, displaylogo: false, displayModeBar: false });
     if (frames && frames.length) await Plotly.addFrames(box, frames);
