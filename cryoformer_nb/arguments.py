@@ -25,7 +25,7 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1: raise argparse.ArgumentTypeError(f"expected a whole number above zero, found {text!r}")
     return int(text)
 
-# %% ../nbs/69_arguments.ipynb #30351deb
+# %% ../nbs/69_arguments.ipynb #33060940
 def _reading_options(p):
     "How a particle set is read."
     p.add_argument("--datadir", metavar="DIR", help="folder that image paths in the particle file are relative to (default: the file's own and its parents)")
@@ -46,7 +46,7 @@ def _train_options(p):
     time_.add_argument("--minutes", type=_positive, metavar="M", help="stop within M minutes of wall time, set-up and results included")
     time_.add_argument("--epochs", type=_positive, metavar="E", help="passes over the images (default 20 if no --minutes)")
     p.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change settings, such as --set latent_dim=8 batch=16")
-    p.add_argument("--config", metavar="FILE", help="YAML file of settings, such as the config.yaml of another run; --set changes it")
+    p.add_argument("--config", metavar="FILE", help="YAML file of settings, such as the config.yaml of another run, or the name of a preset: paper (the values of the CryoFormer paper); --set changes it")
     p.add_argument("--seed", type=int, metavar="K", help="seed of everything random (default 0)")
     p.add_argument("--poses", choices=("given", "refine", "table", "residual", "encoder"),
                    help="given: as in the file (default); refine: align coarse to fine, then Newton steps in training; table, residual, encoder (the paper): learnt by gradients")
@@ -111,7 +111,7 @@ def _score_options(p):
     p.add_argument("-n", type=_count, default=100, metavar="N", help="particles whose maps are compared (default %(default)s)")
     p.add_argument("--json", action="store_true", help="print one JSON object")
 
-# %% ../nbs/69_arguments.ipynb #1d9ad6c8
+# %% ../nbs/69_arguments.ipynb #0aa9c951
 def _report_options(p):
     "Arguments of `report`."
     p.add_argument("run", metavar="RUN", help="run folder")
@@ -130,7 +130,7 @@ def _demo_options(p):
 
 def _benchmark_options(p):
     "Arguments of `benchmark`."
-    p.add_argument("what", choices=("quality", "cost", "memory", "table1", "table2"), help="scores after a given time; milliseconds of each part of a step; peak memory of a training process; the paper's Table 1 (simulated sets) and 2 (pose refinement)")
+    p.add_argument("what", choices=("quality", "cost", "memory", "table1", "table2", "ablation"), help="scores after a given time; milliseconds of each part of a step; peak memory of a training process; the paper's Table 1 (simulated sets), 2 (pose refinement) and 3 (ablation)")
     size = p.add_mutually_exclusive_group()
     size.add_argument("--small", action="store_true", help="a table at a size for two cores: about a quarter of an hour (default)")
     size.add_argument("--full", action="store_true", help="a table at the paper's size: hours on a GPU")
@@ -138,6 +138,7 @@ def _benchmark_options(p):
     p.add_argument("--from", dest="start", metavar="7W6M.cif", help="first structure of the pedv set, for table1 (default: a stand-in, at the small size)")
     p.add_argument("--to", dest="end", metavar="7W73.cif", help="second structure of the pedv set")
     p.add_argument("--seed", type=int, default=0, metavar="K", help="seed of everything random in a table (default %(default)s)")
+    p.add_argument("--seeds", type=_count, default=3, metavar="S", help="trainings a row of the ablation, for the spread (default %(default)s)")
     p.add_argument("--particles", metavar="STAR", help="star file of a simulated set (default: the arm preset, made for the occasion)")
     p.add_argument("-n", type=_count, default=4000, metavar="N", help="number of particles of that set (default %(default)s)")
     p.add_argument("--box", type=_count, default=64, metavar="D", help="box of that set in pixels (default %(default)s)")

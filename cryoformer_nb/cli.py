@@ -232,7 +232,7 @@ def _benchmark(a) -> None:
             print("ms per image" + "".join(f"{row['voxels']:>9d} voxels" for row in rows))
             for name in list(rows[0])[1:]: print(f"{name:12s}" + "".join(f"{row[name]:16.3f}" for row in rows))
 
-# %% ../nbs/70_cli.ipynb #b540d66f
+# %% ../nbs/70_cli.ipynb #3d7bdd76
 def _table1(a) -> None:
     "Table 1: the simulated sets."
     from cryoformer_nb.config import Config
@@ -248,8 +248,14 @@ def _table2(a) -> None:
     changed = dict(minutes=a.minutes, epochs=None) if a.minutes else {}
     print(table2("full" if a.full else "small", a.out, config=Config(seed=a.seed), show=lambda line: print(line, file=sys.stderr, flush=True), **changed)[1])
 
+def _ablation(a) -> None:
+    "Table 3: what each part is worth."
+    from cryoformer_nb.ablation import ablation
+    from cryoformer_nb.config import Config
+    print(ablation("full" if a.full else "small", a.out, a.seeds, Config(seed=a.seed), lambda line: print(line, file=sys.stderr, flush=True))[1])
+
 #: What `benchmark` calls for a table of the paper.
-_TABLES = dict(table1=_table1, table2=_table2)
+_TABLES = dict(table1=_table1, table2=_table2, ablation=_ablation)
 
 # %% ../nbs/70_cli.ipynb #11cffd0e
 #: Seconds the demo keeps for maps, scores and drawing after training, at most a quarter of its time.
