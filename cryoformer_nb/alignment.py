@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['transform_table', 'read_table', 'half_plane', 'Views', 'read_views', 'lattice_ball', 'search', 'prediction',
-           'limited', 'newton_step', 'newton', 'Round', 'search_grids', 'march', 'refine_once', 'align']
+           'limited', 'newton_step', 'newton', 'Round', 'search_grids', 'march', 'trust', 'refine_once', 'align']
 
 # %% ../nbs/23_alignment.ipynb #12449ed3
 import math
@@ -163,19 +163,28 @@ def march(angle: float, shift_px: float, box: int, searches: int = 7, polishes: 
     top = box // 2 - 2
     return rounds + [Round(s, 0.0, 0.0) for s in torch.linspace(min(12, top), top, polishes).tolist()]
 
-# %% ../nbs/23_alignment.ipynb #d5d725e6
+# %% ../nbs/23_alignment.ipynb #cf990ffb
+def trust(views: Views, table: Tensor, R: Tensor, t: Tensor) -> Tensor:
+    "Factor (k,) on coefficients: 1 over the rms residual of their shell in units of the noise, at most 1."
+    residual = (views.y - prediction(views, table, R, t)[0]).abs().square().mean(0) / views.box**2
+    shell = views.k.norm(dim=-1).round().long()
+    total = torch.zeros(int(shell.max()) + 1, device=shell.device).index_add_(0, shell, residual)
+    return (total / torch.bincount(shell).clamp(min=1))[shell].clamp(min=1).rsqrt()
+
+# %% ../nbs/23_alignment.ipynb #9ab39514
 def refine_once(particles: Particles, average: Consensus, round_: Round, memory: int = 3_000_000) -> tuple[Tensor, Tensor]:
     "Rotations and shifts of all particles after one round against the average map."
-    box, keep = particles.box, len(half_plane(particles.box, round_.shell)[1])
+    box, shell, noise = particles.box, round_.shell, average.noise
     reach = lattice_coordinates(box, average.support).norm(dim=-1).max()
     ball = (1 + (reach + 2 - lattice_coordinates(box).norm(dim=-1)) / 4).clamp(0, 1).reshape(box, box, box)
-    table = transform_table(average.volume * ball, round_.shell, slopes=True)
-    turns, moves = search_grids(round_, box)
-    R, t = particles.rotations.clone(), particles.shifts_px.clone()
+    table, (turns, moves) = transform_table(average.volume * ball, shell, slopes=True), search_grids(round_, box)
+    R, t, sample = particles.rotations.clone(), particles.shifts_px.clone(), evenly(len(particles), 500)
+    factor = trust(read_views(particles, sample, noise, shell), table, R[sample], t[sample])
     for rows in torch.arange(len(particles)).split(256):
-        views = read_views(particles, rows, average.noise, round_.shell)
+        views = read_views(particles, rows, noise, shell)
+        views = views._replace(y=views.y * factor, h=views.h * factor)
         if round_.angle:
-            for part in torch.arange(len(rows)).split(max(1, memory // (keep * len(turns)))):
+            for part in torch.arange(len(rows)).split(max(1, memory // (len(factor) * len(turns)))):
                 some = views._replace(y=views.y[part], h=views.h[part])
                 R[rows[part]], t[rows[part]] = search(some, table[:2], R[rows[part]], t[rows[part]], turns, moves)
         R[rows], t[rows] = newton(views, table, R[rows], t[rows])
