@@ -6,7 +6,7 @@
 __all__ = ['Layer', 'read_atoms', 'from_corner', 'backbone', 'halved', 'shrunk', 'VolumeView', 'figure', 'static', 'build',
            'redraw', 'look']
 
-# %% ../nbs/65_surfaces.ipynb #1e1bade3
+# %% ../nbs/65_surfaces.ipynb #14060fff
 import threading
 import time
 from pathlib import Path
@@ -19,7 +19,7 @@ from scipy.ndimage import gaussian_filter, zoom
 from .conventions import InputError
 from .figures import PALETTE
 from .files import read_map
-from .panels import Panel, Worker, control, row
+from .panels import Panel, Worker, control, live_figure, row
 from .plots import _STILL_TO_MOVING, _camera, _layout, _lit, _mesh3d, _scene, mesh, on_surface, surface_level
 
 # %% ../nbs/65_surfaces.ipynb #1eb78b98
@@ -152,11 +152,11 @@ def static(self: VolumeView) -> go.Figure:
 
 VolumeView.figure, VolumeView.static = figure, static
 
-# %% ../nbs/65_surfaces.ipynb #83588607
+# %% ../nbs/65_surfaces.ipynb #24345fa8
 def build(self: VolumeView):
     "The figure above, the controls below."
     import ipywidgets as w
-    self.fig, self.lock, self.worker, self._quiet = go.FigureWidget(self.figure()), threading.RLock(), Worker(self._say), False
+    self.fig, self.lock, self.worker, self._quiet = live_figure(self.figure()), threading.RLock(), Worker(self._say), False
     many, text = len(self.layers) > 1, dict(style=dict(description_width="initial"))
     self.threshold = control(w.FloatSlider, "cf-threshold", "level of the surface", "340px", description="contour", readout_format=".3g", **text)
     self.unit = control(w.ToggleButtons, "cf-unit", "unit of the contour", options=[("σ", "σ"), ("map units", "map")], value="σ", style=dict(button_width="auto"))
