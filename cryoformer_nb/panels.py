@@ -21,7 +21,7 @@ from plotly.offline import get_plotlyjs
 from .conventions import InputError
 from .files import atomic_path
 
-# %% ../nbs/59_panels.ipynb #4e63b95d
+# %% ../nbs/59_panels.ipynb #65538cc3
 def live() -> bool:
     "Whether widgets can be shown: in a Jupyter kernel, unless the environment variable CRYOFORMER_WIDGETS is `static`."
     if os.environ.get("CRYOFORMER_WIDGETS", "").strip().lower() == "static": return False
@@ -30,6 +30,7 @@ def live() -> bool:
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     return getattr(shell, "kernel", None) is not None
 
+# %% ../nbs/59_panels.ipynb #de66b9e5
 #: plotly's widget takes no notice of its room, and once it has a width it keeps it; this gives every figure of a panel the width of its room, when it is first shown and whenever that changes.
 _FIT_ESM = """export default { render({ el }) {
   el.style.display = "none";
@@ -54,6 +55,7 @@ def _fit():
     from anywidget import AnyWidget
     return type("Fit", (AnyWidget,), dict(_esm=_FIT_ESM))()
 
+# %% ../nbs/59_panels.ipynb #ce3fae88
 class Panel:
     "Something to look at: `widget` for a live notebook (made by `build` when first asked for), `static()` for everywhere else."
     def build(self): raise NotImplementedError
