@@ -110,7 +110,7 @@ class Cloud:
     @cached_property
     def tree(self) -> cKDTree: return cKDTree(self.latents)
 
-# %% ../nbs/68_explorer.ipynb #5f55a889
+# %% ../nbs/68_explorer.ipynb #a9dab221
 def values(self: Cloud, name: str, progress=None) -> np.ndarray | None:
     "The numbers of an axis or a colour, (N,); None for `particles`, which have one colour."
     if name == "particles": return None
@@ -127,6 +127,9 @@ def _compute(self: Cloud, name: str, progress) -> dict:
     if name == "along the motion": return {name: motion_coordinate(self.latents)}
     return {name: self.blocks[0][self.blocks[1]][name].to_numpy(dtype=np.float64)}
 
+Cloud.values, Cloud._compute = values, _compute
+
+# %% ../nbs/68_explorer.ipynb #005aa797
 def title(self: Cloud, name: str) -> str:
     "A label with its unit."
     kind, _, number = name.partition(" ")
@@ -144,7 +147,7 @@ def place(self: Cloud, latents, names) -> np.ndarray:
         else: out.append(self.values(name)[self.tree.query(latents)[1]])
     return np.stack(out, 1)
 
-Cloud.values, Cloud._compute, Cloud.title, Cloud.place = values, _compute, title, place
+Cloud.title, Cloud.place = title, place
 
 def umap_plane(latents) -> np.ndarray:
     "Coordinates (N, 2) of UMAP (McInnes, 2018). `InputError` if the package is not installed."
@@ -326,7 +329,7 @@ def show_frame(self: Explorer, k: int) -> None:
 
 Explorer.pick, Explorer.set_path, Explorer._decode_path, Explorer.show_frame = pick, set_path, _decode_path, show_frame
 
-# %% ../nbs/68_explorer.ipynb #bdf6ea66
+# %% ../nbs/68_explorer.ipynb #7a9c595d
 _live = property(lambda self: "widget" in self.__dict__)
 
 def _mark(self: Explorer) -> None:
@@ -345,6 +348,9 @@ def _draw(self: Explorer, volume, what: str) -> None:
         self.map_fig.layout.title.text = what
     self.say(f"{what}: {len(trace['x']):,} vertices")
 
+Explorer._live, Explorer._mark, Explorer._draw = _live, _mark, _draw
+
+# %% ../nbs/68_explorer.ipynb #64281182
 def _mark_selection(self: Explorer, drawn: bool = False) -> None:
     "Highlight the selection and count it; an outline that the user has drawn stays only if it is the selection."
     if not self._live: return
@@ -369,9 +375,9 @@ def say(self: Explorer, text) -> None:
     "The status line; an exception in orange."
     if self._live: self.status.value = f'<span style="color:{PALETTE[1]}">{text}</span>' if isinstance(text, Exception) else str(text)
 
-Explorer._live, Explorer._mark, Explorer._draw, Explorer._mark_selection, Explorer._replane, Explorer.say = _live, _mark, _draw, _mark_selection, _replane, say
+Explorer._mark_selection, Explorer._replane, Explorer.say = _mark_selection, _replane, say
 
-# %% ../nbs/68_explorer.ipynb #6227fc5b
+# %% ../nbs/68_explorer.ipynb #4d3efea8
 def _controls(self: Explorer) -> None:
     "Make the controls."
     import ipywidgets as w
@@ -394,6 +400,7 @@ def _controls(self: Explorer) -> None:
     self.store_map = add(w.Button, "cf-save-map", "write the map that is shown as .mrc", description="save map")
     w.jslink((self.play, "value"), (self.frame, "value"))
 
+# %% ../nbs/68_explorer.ipynb #5e6b2a13
 def build(self: Explorer):
     "Plane and map side by side, controls below."
     import ipywidgets as w
@@ -413,7 +420,7 @@ def build(self: Explorer):
 
 Explorer._controls, Explorer.build = _controls, build
 
-# %% ../nbs/68_explorer.ipynb #14f32a40
+# %% ../nbs/68_explorer.ipynb #9639a00d
 def _wire(self: Explorer) -> None:
     "Connect figures and controls to the actions."
     points, heat = self.cloud_fig.data[1], self.cloud_fig.data[0]
@@ -435,6 +442,9 @@ def _wire(self: Explorer) -> None:
     self.store.on_click(guarded(lambda: self.say(f"{len(self.selected):,} particles saved as {self.save(self.file.value)}")))
     self.store_map.on_click(guarded(self._save_map))
 
+Explorer._wire = _wire
+
+# %% ../nbs/68_explorer.ipynb #a34ba8fa
 def _try(self: Explorer, action) -> None:
     "Do it; what is wrong goes to the status line."
     try: action()
@@ -462,7 +472,7 @@ def _choose(self: Explorer, which: str, name: str, before: str) -> None:
     self.say(f"{name} ...")
     self.columns(job)                                          # not the worker of the maps: a click does not wait for it
 
-Explorer._wire, Explorer._try, Explorer._drawn, Explorer._choose = _wire, _try, _drawn, _choose
+Explorer._try, Explorer._drawn, Explorer._choose = _try, _drawn, _choose
 
 # %% ../nbs/68_explorer.ipynb #72484334
 def _set_level(self: Explorer, sigma: float) -> None:
