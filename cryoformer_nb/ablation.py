@@ -20,7 +20,7 @@ from .simulator import simulate
 from .tables import Size, write_table
 from .training import Run, train
 
-# %% ../nbs/64_ablation.ipynb #ed40573f
+# %% ../nbs/64_ablation.ipynb #20681c97
 #: The rows: what changes from the full model.
 VARIANTS = {
     "full model": {},
@@ -36,7 +36,7 @@ VARIANTS = {
 #: Rows of the full size only.
 LARGE = {"queries: 8 per axis": dict(queries=8), "queries: 16 per axis": dict(queries=16), "all of the paper's readings": {k: v for k, v in vars(Config.preset("paper")).items() if v != getattr(Config(), k)}}
 
-ABLATION_SIZES = {"small": Size(1200, 32, None, 10), "full": Size(50000, 128, None, 20)}
+ABLATION_SIZES = {"small": Size(2000, 32, None, 8), "full": Size(50000, 128, None, 20)}
 ABLATION_COLUMNS = {"variant": "variant", "mean_fsc_text": "mean FSC", "latent_r2_text": "latent R2", "ms_per_image": "ms an image", "parameters": "parameters"}
 
 # %% ../nbs/64_ablation.ipynb #7e36e712
