@@ -1,4 +1,5 @@
 """Every combination of switches that Config accepts trains a step, the main ones learn, and every one that it refuses is a clear error."""
+import json
 from dataclasses import replace
 from itertools import product
 
@@ -174,3 +175,18 @@ def test_switches_on_the_command_line(small, tmp_path, capfd):
     config = Run.load(tmp_path / "b").config
     assert (config.latent_dim, config.queries, config.spatial_attention, config.projector, config.readout) == (PRESETS["paper"]["latent_dim"], 3, False, "splat", "ffn")
     assert main(["train", star, "--out", str(tmp_path / "c"), "--config", "papers"]) == 2 and "papers" in capfd.readouterr().err
+
+
+def test_the_ablation_of_the_command_line(monkeypatch, tmp_path, capfd):
+    "The command passes its options on; the table itself is made in notebook 64."
+    import cryoformer_nb.ablation as module
+    def tiny(size, out, seeds, config, show): return real(size, out, seeds, replace(TINY, seed=config.seed), show, {"full model": {}, "Fourier domain": module.VARIANTS["Fourier domain"]}, n=120, box=24, epochs=1)
+    real = module.ablation
+    monkeypatch.setattr(module, "ablation", tiny)
+    assert main(["benchmark", "ablation", "--small", "--seeds", "2", "--seed", "5", "--out", str(tmp_path)]) == 0
+    out, err = capfd.readouterr()
+    assert "| Fourier domain |" in out and "±" in out and "Fourier domain" in err
+    rows = json.loads((tmp_path / "ablation.json").read_text())["rows"]
+    assert [[r["seed"] for r in row["runs"]] for row in rows] == [[5, 6], [5, 6]] and "| full model |" in (tmp_path / "ablation.md").read_text()
+    monkeypatch.undo()
+    if not torch.cuda.is_available(): assert main(["benchmark", "ablation", "--full"]) == 2 and "expected a GPU" in capfd.readouterr().err
