@@ -7,7 +7,7 @@ __all__ = ['inside', 'save_selection', 'particle_losses', 'Cloud', 'values', 'ti
            'plane_figure', 'map_figure', 'static', 'go_to', 'show', 'select', 'select_polygon', 'select_nearest',
            'save', 'pick', 'set_path', 'show_frame', 'say', 'build', 'explore']
 
-# %% ../nbs/68_explorer.ipynb #c663ed9c
+# %% ../nbs/68_explorer.ipynb #4ff04906
 import pickle
 import threading
 import time
@@ -31,7 +31,7 @@ from .flexibility import read_labels
 from .fourier import rfft2c
 from .latent import motion_coordinate, motion_path, pca, principal_path
 from .losses import half_weights, image_loss
-from .panels import Panel, Worker, control, live_figure, row
+from .panels import listen, Panel, Worker, control, live_figure, row
 from .particles import evenly, load_particles
 from .plots import _binned, _camera, _layout, _lit, _mesh3d, _scene, mesh, surface_level
 from .star import read_star
@@ -350,11 +350,11 @@ def _draw(self: Explorer, volume, what: str) -> None:
 
 Explorer._live, Explorer._mark, Explorer._draw = _live, _mark, _draw
 
-# %% ../nbs/68_explorer.ipynb #64281182
+# %% ../nbs/68_explorer.ipynb #949d7557
 def _mark_selection(self: Explorer, drawn: bool = False) -> None:
     "Highlight the selection and count it; an outline that the user has drawn stays only if it is the selection."
     if not self._live: return
-    if not drawn:                                           # the outline is known to the browser alone: replace it by one of ours, then by none; `_drawn` hears of it
+    if not drawn:                                           # the outline is known to the browser alone: replace it by one of ours, then by none; `_heard` hears of it
         self.cloud_fig.layout.selections = [dict(type="rect", x0=0, x1=0, y0=0, y1=0)]
         self.cloud_fig.layout.selections = None
     self.cloud_fig.data[1].selectedpoints = np.flatnonzero(np.isin(self.rows, self.selected)).tolist() if len(self.selected) else None
@@ -400,7 +400,7 @@ def _controls(self: Explorer) -> None:
     self.store_map = add(w.Button, "cf-save-map", "write the map that is shown as .mrc", description="save map")
     w.jslink((self.play, "value"), (self.frame, "value"))
 
-# %% ../nbs/68_explorer.ipynb #5e6b2a13
+# %% ../nbs/68_explorer.ipynb #047d5c5c
 def build(self: Explorer):
     "Plane and map side by side, controls below."
     import ipywidgets as w
@@ -416,18 +416,13 @@ def build(self: Explorer):
     self.status.value, self.count.value = self.what, f"<b>{len(self.selected):,}</b> of {self.cloud.count:,} particles selected"
     return control(w.VBox, "cf-explore", children=[w.HBox([half(self.cloud_fig, "cf-plane"), half(self.map_fig, "cf-map3d")], layout=w.Layout(flex_flow="row wrap", width="100%")), row(self.pick_x, self.pick_y, self.pick_colour, self.mode),
                                                    row(self.pick_path, self.play, self.frame, self.pick_go, self.forget), row(self.particle, self.threshold, self.store_map),
-                                                   row(self.count, self.nearest_n, self.nearest_go, self.clear, self.file, self.store), self.status], layout=w.Layout(width="100%"))
+                                                   row(self.count, self.nearest_n, self.nearest_go, self.clear, self.file, self.store), self.status, listen("cf-plane", self._heard)], layout=w.Layout(width="100%"))
 
 Explorer._controls, Explorer.build = _controls, build
 
-# %% ../nbs/68_explorer.ipynb #9639a00d
+# %% ../nbs/68_explorer.ipynb #bfd7e6d6
 def _wire(self: Explorer) -> None:
     "Connect figures and controls to the actions."
-    points, heat = self.cloud_fig.data[1], self.cloud_fig.data[0]
-    points.on_click(lambda trace, at, _: at.point_inds and self.go_to(int(self.rows[at.point_inds[0]])))
-    heat.on_click(lambda trace, at, _: at.xs and self.go_to(self.nearest((at.xs[0], at.ys[0]))))
-    points.on_selection(lambda trace, at, selector: self._drawn(selector))
-    points.on_deselect(lambda trace, at: self.select([], True))
     guarded = lambda action: lambda *_: self._try(action)
     for name, item in (("x", self.pick_x), ("y", self.pick_y), ("colour", self.pick_colour)): item.observe(lambda event, name=name: self._choose(name, event["new"], event["old"]), "value")
     self.mode.observe(lambda event: self.cloud_fig.update_layout(dragmode=event["new"]), "value")
@@ -444,17 +439,21 @@ def _wire(self: Explorer) -> None:
 
 Explorer._wire = _wire
 
-# %% ../nbs/68_explorer.ipynb #a34ba8fa
+# %% ../nbs/68_explorer.ipynb #04d5843b
 def _try(self: Explorer, action) -> None:
     "Do it; what is wrong goes to the status line."
     try: action()
     except (InputError, OSError) as error: self.say(error)
 
-def _drawn(self: Explorer, selector) -> None:
-    "A lasso or a box was drawn; without an extent it is the echo of `_mark_selection`, after which plotly has forgotten the selection."
-    if getattr(selector, "xs", None): self.select_polygon(np.stack([selector.xs, selector.ys], 1), True)
-    elif getattr(selector, "xrange", None) and np.ptp(selector.xrange) > 0:
-        (x0, x1), (y0, y1) = selector.xrange, selector.yrange
+def _heard(self: Explorer, event: dict) -> None:
+    "Something was clicked or drawn in the plane. A selection without extent is the echo of `_mark_selection`, after which plotly has forgotten it."
+    if event["what"] == "click":
+        if event["trace"] == 1: self.go_to(int(self.rows[event["point"]]))
+        elif event["trace"] == 0: self.go_to(self.nearest((event["x"], event["y"])))
+    elif event["what"] == "deselected": self.select([], True)
+    elif event.get("xs"): self.select_polygon(np.stack([event["xs"], event["ys"]], 1), True)
+    elif event.get("xrange") and np.ptp(event["xrange"]) > 0:
+        (x0, x1), (y0, y1) = event["xrange"], event["yrange"]
         self.select_polygon([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], True)
     else: self._mark_selection(True)
 
@@ -472,7 +471,7 @@ def _choose(self: Explorer, which: str, name: str, before: str) -> None:
     self.say(f"{name} ...")
     self.columns(job)                                          # not the worker of the maps: a click does not wait for it
 
-Explorer._try, Explorer._drawn, Explorer._choose = _try, _drawn, _choose
+Explorer._try, Explorer._heard, Explorer._choose = _try, _heard, _choose
 
 # %% ../nbs/68_explorer.ipynb #72484334
 def _set_level(self: Explorer, sigma: float) -> None:

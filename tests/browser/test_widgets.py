@@ -2,7 +2,9 @@
 import json
 import time
 
+import numpy as np
 import pytest
+import starfile
 
 from browsing import ROOT
 from lab import Notebook
@@ -110,4 +112,66 @@ def test_view_volume_with_3dmol_needs_no_network(opened):
     press(notebook.page, ".cf-threshold .noUi-handle", "ArrowRight", 5)
     notebook.page.wait_for_timeout(1500)
     assert notebook.run("print(view.layers[0].level)") != before
+    assert not notebook.watched.foreign and not notebook.errors()
+
+
+TRAIN = """import tempfile
+from pathlib import Path
+from cryoformer_nb import Config, load_particles, simulate, train
+from cryoformer_nb.explorer import explore
+work = Path(tempfile.mkdtemp())
+star = simulate(work / 'set', preset='arm', n=400, box=32, snr=0.5, seed=0)
+run = train(star, work / 'run', epochs=3, config=Config(levels=6), progress=False)
+"""
+PLANE = "document.querySelector('.cf-plane .js-plotly-plot')"
+PIXEL = f"""([x, y]) => {{ const g = {PLANE}, r = g.getBoundingClientRect(), l = g._fullLayout;
+    return [r.left + l.xaxis._offset + l.xaxis.l2p(x), r.top + l.yaxis._offset + l.yaxis.l2p(y)]; }}"""
+
+
+def test_explorer_click_lasso_and_save(opened, tmp_path):
+    "A click on a particle decodes its map; a lasso selects what lies inside; save writes just those particles."
+    notebook = opened("explorer.ipynb", "import numpy as np, json\n" + TRAIN, "view = explore(run, truth=star.parent / 'truth')\nview")
+    page = notebook.page
+    until(page, f"() => {PLANE} && {PLANE}.querySelector('canvas, .main-svg') && document.querySelector('.cf-map3d canvas')", 40)
+    page.locator(".cf-plane").scroll_into_view_if_needed()
+    page.wait_for_timeout(1500)
+    plane = np.array(json.loads(notebook.run("print(json.dumps(view.plane.tolist()))")))
+    target = int(np.argmax(plane[:, 0]))                       # at the rim, where none hides another
+    x, y = page.evaluate(PIXEL, plane[target].tolist())
+    page.mouse.move(x - 30, y + 12)
+    page.mouse.move(x, y, steps=6)
+    page.wait_for_timeout(600)
+    page.mouse.click(x, y)
+    until(page, f"() => document.querySelector('.cf-status').textContent.includes('particle {target}')")
+    assert notebook.run(f"view.worker.wait(); print(view.particle.value, np.allclose(view.volume, run.volume(run.latents[{target}]), atol=1e-4))").split() == [str(target), "True"]
+
+    low, high = np.quantile(plane, (0.4, 1), axis=0)
+    corners = [(low[0], low[1]), (high[0] + .1, low[1]), (high[0] + .1, high[1] + .1), (low[0], high[1] + .1)]
+    page.locator(".cf-mode button", has_text="lasso").click()
+    pixels = [page.evaluate(PIXEL, [float(a), float(b)]) for a, b in corners]
+    page.mouse.move(*pixels[0])
+    page.mouse.down()
+    for corner in [*pixels[1:], pixels[0]]: page.mouse.move(*corner, steps=12)
+    page.mouse.up()
+    inside = np.flatnonzero((plane[:, 0] > low[0]) & (plane[:, 1] > low[1]))
+    until(page, "() => parseInt(document.querySelector('.cf-count').textContent) > 0")
+    selected = np.array(json.loads(notebook.run("print(json.dumps([int(k) for k in view.selected]))")))
+    assert abs(len(selected) - len(inside)) <= 3 and len(np.setxor1d(selected, inside)) <= 4, "what lies inside the outline, but for points on the outline itself"
+    assert page.locator(".cf-count").inner_text().split()[0] == str(len(selected))
+
+    path = tmp_path / "chosen.star"
+    page.locator(".cf-file input").fill(str(path))
+    page.locator(".cf-save").click()
+    until(page, "() => document.querySelector('.cf-status').textContent.includes('saved')")
+    saved = starfile.read(path)["particles"]
+    assert [int(name.split("@")[0]) - 1 for name in saved["rlnImageName"]] == selected.tolist(), "the rows of the star file are the selected particles"
+    page.locator(".cf-file input").fill("chosen.doc")
+    page.locator(".cf-save").click()
+    until(page, "() => document.querySelector('.cf-status').textContent.includes('expected')")
+    page.locator(".cf-clear").click()
+    until(page, "() => parseInt(document.querySelector('.cf-count').textContent) === 0")
+
+    before = page.evaluate("() => document.querySelector('.cf-map3d .js-plotly-plot').data[0].x.length")
+    press(page, ".cf-frame .noUi-handle", "ArrowRight", 3)
+    until(page, f"() => document.querySelector('.cf-status').textContent.includes('map ') && document.querySelector('.cf-map3d .js-plotly-plot').data[0].x.length !== {before}")
     assert not notebook.watched.foreign and not notebook.errors()
