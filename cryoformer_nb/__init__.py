@@ -9,7 +9,7 @@ import os as _os
 if "OMP_WAIT_POLICY" not in _os.environ: _os.environ.setdefault("GOMP_SPINCOUNT", "2000")   # read when torch is first imported
 
 #: The public names and the module each lives in, imported when first asked for so that `cryoformer --help` is instant.
-_PUBLIC = {"simulate": "simulator", "load_particles": "particles", "train": "training", "Config": "config", "Run": "training", "view_volume": "viewer", "explore": "explorer", "show_poses": "pose_view", "fsc": "fourier_shells"}
+_PUBLIC = {"simulate": "simulator", "load_particles": "particles", "train": "training", "Config": "config", "Run": "training", "view_volume": "viewer", "explore": "explorer", "show_training": "monitor", "show_fsc": "monitor", "show_particles": "monitor", "show_poses": "pose_view", "fsc": "fourier_shells"}
 
 __all__ = list(_PUBLIC)
 

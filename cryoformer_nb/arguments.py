@@ -111,12 +111,17 @@ def _score_options(p):
     p.add_argument("-n", type=_count, default=100, metavar="N", help="particles whose maps are compared (default %(default)s)")
     p.add_argument("--json", action="store_true", help="print one JSON object")
 
-# %% ../nbs/69_arguments.ipynb #0aa9c951
+# %% ../nbs/69_arguments.ipynb #37cbc5ab
 def _report_options(p):
     "Arguments of `report`."
     p.add_argument("run", metavar="RUN", help="run folder")
     p.add_argument("--out", metavar="FILE", help="page to write (default RUN/report.html)")
     p.add_argument("--truth", metavar="DIR", help="truth folder of the simulated set, for colours and FSC (default: none)")
+
+def _page_options(p):
+    "Arguments of `page`."
+    p.add_argument("notebook", metavar="NOTEBOOK.ipynb", help="notebook with its outputs")
+    p.add_argument("--out", metavar="FILE", help="page to write (default: beside the notebook, ending in .html)")
 
 def _demo_options(p):
     "Arguments of `demo`."
@@ -145,7 +150,7 @@ def _benchmark_options(p):
     p.add_argument("--minutes", type=_positive, metavar="M", help="training time in minutes (default 5 for quality; 1.5 or 5 a row of a small table 1 or 2, 20 passes a row of a full one)")
     p.add_argument("--radii", type=_count, nargs="+", default=[], metavar="PX", help="also time balls of these radii in pixels, for cost (default: none)")
 
-# %% ../nbs/69_arguments.ipynb #e4da3369
+# %% ../nbs/69_arguments.ipynb #cce578db
 _COMMANDS = {"demo": (_demo_options, "simulate, reconstruct, compare, report: the main job on embedded data"),
              "simulate": (_simulate_options, "make a particle set with known truth, of a preset, two structures, or a set of the paper"),
              "train": (_train_options, "reconstruct a particle set"),
@@ -154,6 +159,7 @@ _COMMANDS = {"demo": (_demo_options, "simulate, reconstruct, compare, report: th
              "fsc": (_fsc_options, "Fourier shell correlation of two maps"),
              "score": (_score_options, "compare a run with the truth of a simulated set"),
              "report": (_report_options, "one page with the figures of a run"),
+             "page": (_page_options, "export a notebook as one page with live figures, for use without a network"),
              "benchmark": (_benchmark_options, "measure quality, cost and memory on this machine, or regenerate a table of the paper")}
 
 def parser(functions: dict) -> Parser:

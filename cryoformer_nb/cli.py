@@ -210,12 +210,17 @@ def _score_lines(s: dict) -> str:
     if s.get("rotation_median", 0) > 1e-3: lines += [f"poses      {s['rotation_median']:.3f} rad and {s['shift_median']:.2f} px median error, mean squares {s['rotation_mean_square']:.3f} and {s['shift_mean_square']:.2f}"]
     return "\n".join(lines)
 
-# %% ../nbs/70_cli.ipynb #44ff6491
+# %% ../nbs/70_cli.ipynb #4ac5f802
 def _report(a) -> None:
     "Write one page with the figures of a run; it opens without a network."
     from cryoformer_nb.report import report
     from cryoformer_nb.training import Run
     print(report(Run.load(a.run), a.out or Path(a.run) / "report.html", a.truth))
+
+def _page(a) -> None:
+    "Export a notebook with its outputs as one HTML page: figures alive, plotly.js inside, nothing to load from elsewhere."
+    from cryoformer_nb.panels import export_page
+    print(export_page(a.notebook, a.out))
 
 def _benchmark(a) -> None:
     "Measure on this machine what the README says (scores after a given time, the cost of each part of a step, peak memory), or regenerate a table of the paper."
@@ -289,12 +294,12 @@ def _finish_demo(out: Path, run, particles, preset: str) -> str:
     report(run, out / "report.html", out / "truth", particles, title=f"Demo: the {preset} preset", scores=scores)
     return _score_lines(scores)
 
-# %% ../nbs/70_cli.ipynb #5be078ac
+# %% ../nbs/70_cli.ipynb #f1faa565
 def _warn(message, category, filename, lineno, file=None, line=None):
     "A warning in one line, if it is ours."
     if category is UserWarning and Path(filename).parent.name == "cryoformer_nb": print(f"cryoformer: warning: {message}", file=sys.stderr)
 
-_FUNCTIONS = dict(demo=_demo, simulate=_simulate, train=_train, volumes=_volumes, flexibility=_flexibility, fsc=_fsc, score=_score, report=_report, benchmark=_benchmark)
+_FUNCTIONS = dict(demo=_demo, simulate=_simulate, train=_train, volumes=_volumes, flexibility=_flexibility, fsc=_fsc, score=_score, report=_report, page=_page, benchmark=_benchmark)
 
 def main(argv=None) -> int:
     "Run the command line; 0 on success, 2 on bad input, 130 when interrupted."

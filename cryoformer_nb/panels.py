@@ -55,10 +55,10 @@ def _fit():
     from anywidget import AnyWidget
     return type("Fit", (AnyWidget,), dict(_esm=_FIT_ESM))()
 
-# %% ../nbs/59_panels.ipynb #c99c8390
+# %% ../nbs/59_panels.ipynb #f9c01442
 _EAR_ESM = """export default { render({ model, el }) {
   el.style.display = "none";
-  const start = () => { const g = el.closest(".cf-panel")?.querySelector(`.${model.get("css")} .js-plotly-plot`);
+  const start = () => { const g = el.closest(".cf-panel")?.querySelector(".CSS .js-plotly-plot");
     if (!g || !g.on) return setTimeout(start, 100);
     g.on("plotly_click", (e) => { const p = e?.points?.[0]; if (p) model.send({ what: "click", trace: p.curveNumber, point: typeof p.pointIndex === "number" ? p.pointIndex : -1, x: p.x, y: p.y }); });
     g.on("plotly_selected", (e) => { if (e) model.send({ what: "selected", xs: e.lassoPoints?.x, ys: e.lassoPoints?.y, xrange: e.range?.x, yrange: e.range?.y }); });
@@ -69,8 +69,7 @@ _EAR_ESM = """export default { render({ model, el }) {
 def listen(css: str, handler):
     "A widget without looks for a panel: `handler` is called with what is clicked or drawn in the figure in the box of class `css`."
     from anywidget import AnyWidget
-    from traitlets import Unicode
-    ear = type("Ear", (AnyWidget,), dict(_esm=_EAR_ESM, css=Unicode(css).tag(sync=True)))()
+    ear = type("Ear", (AnyWidget,), dict(_esm=_EAR_ESM.replace("CSS", css)))()
     ear.on_msg(lambda widget, content, buffers: handler(content))
     return ear
 

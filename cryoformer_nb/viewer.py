@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['script', 'model_text', 'ccp4', 'MoleculeView', 'page', 'view_volume']
 
-# %% ../nbs/66_viewer.ipynb #a2e75291
+# %% ../nbs/66_viewer.ipynb #1c098066
 import base64
 import tempfile
+from importlib import import_module
 from pathlib import Path
 
 import gemmi
@@ -85,7 +86,7 @@ def ccp4(volume, pixel_size: float, corner: float = 0.0) -> bytes:
     data[16:28] = np.full(3, round(corner / pixel_size), "<i4").tobytes()      # words 5 to 7: the first voxel; 3Dmol takes the origin (words 50 to 52) in voxels, other programs in A
     return bytes(data)
 
-# %% ../nbs/66_viewer.ipynb #eafd4818
+# %% ../nbs/66_viewer.ipynb #a2cea7e8
 class MoleculeView(VolumeView):
     "One map and an atomic model, drawn by 3Dmol.js; made by `view_volume(backend='py3dmol')`."
     def __init__(self, *args, js=None, structure="", corner=False, **keys):
@@ -102,7 +103,7 @@ class MoleculeView(VolumeView):
 
     def build(self):
         import ipywidgets as w
-        import traitlets
+        traitlets = import_module("traitlets")
         from anywidget import AnyWidget
         kinds = dict.fromkeys(("library", "structure", "colour", "drawing"), traitlets.Unicode) | dict(tint=traitlets.Bytes, density=traitlets.Bytes, level=traitlets.Float, opacity=traitlets.Float, limits=traitlets.List, height=traitlets.Int)
         Scene = type("Scene", (AnyWidget,), dict(_esm=_MOL_ESM, **{name: kind().tag(sync=True) for name, kind in kinds.items()}))

@@ -91,6 +91,8 @@ def test_stored_outputs_are_small(path):
     size = sum(len(json.dumps(c.get("outputs", []))) for c in cells(path))
     assert size < 200_000, f"{size / 1e3:.0f} kB of stored outputs; draw fewer points or smaller pictures"
     assert "application/vnd.jupyter.widget-state+json" not in path.read_text(encoding="utf-8"), "widget state never goes into a notebook"
+    kinds = {kind for c in cells(path) for o in c.get("outputs", []) for kind in o.get("data", {})}
+    assert "application/vnd.jupyter.widget-view+json" not in kinds, "a stored widget is a dead box without its kernel: run the notebook with CRYOFORMER_WIDGETS=static"
 
 
 def test_tutorials_export_nothing():
