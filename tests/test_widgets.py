@@ -46,7 +46,7 @@ def test_a_selection_becomes_a_star_file_that_can_be_trained_on(folder, monkeypa
     view.widget
     x = view.plane[:, 0]
     middle = float(np.median(x))
-    view._drawn(SimpleNamespace(xs=[middle, 1e3, 1e3, middle], ys=[-1e3, -1e3, 1e3, 1e3]))
+    view._heard(dict(what="selected", xs=[middle, 1e3, 1e3, middle], ys=[-1e3, -1e3, 1e3, 1e3]))
     view.file.value = "set/half.star"
     view.store.click()
     chosen = np.flatnonzero(x > middle)
@@ -69,8 +69,7 @@ def test_what_is_clicked_is_what_is_shown(folder, monkeypatch):
     run = Run(folder / "run")
     view = explore(run)
     view.widget
-    click = view.cloud_fig.data[1]
-    click._dispatch_on_click(SimpleNamespace(point_inds=[17], xs=[0], ys=[0], trace_name="", trace_index=1), None)
+    view._heard(dict(what="click", trace=1, point=17, x=0.0, y=0.0))
     assert view.worker.wait() and view.particle.value == 17 and np.allclose(view.volume, run.volume(run.latents[17]), atol=1e-5)
     view.store_map.click()
     assert "map saved" in view.status.value
@@ -132,6 +131,6 @@ def test_hundred_thousand_particles(folder):
     view = explore(many, colours=dict(mine=rng.normal(size=120_000)))
     view.widget
     assert len(view.cloud_fig.data[1].x) <= 10_000 and stored(view) < 200_000
-    view._drawn(SimpleNamespace(xrange=(-1, 1), yrange=(-1, 1)))
+    view._heard(dict(what="selected", xrange=[-1, 1], yrange=[-1, 1]))
     assert len(view.selected) == ((np.abs(view.plane) < 1).all(1)).sum() > 40_000
     view.prefetch.wait()
