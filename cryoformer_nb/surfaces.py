@@ -152,13 +152,14 @@ def static(self: VolumeView) -> go.Figure:
 
 VolumeView.figure, VolumeView.static = figure, static
 
-# %% ../nbs/65_surfaces.ipynb #24345fa8
+# %% ../nbs/65_surfaces.ipynb #aea039a6
 def build(self: VolumeView):
     "The figure above, the controls below."
     import ipywidgets as w
     self.fig, self.lock, self.worker, self._quiet = live_figure(self.figure()), threading.RLock(), Worker(self._say), False
     many, text = len(self.layers) > 1, dict(style=dict(description_width="initial"))
-    self.threshold = control(w.FloatSlider, "cf-threshold", "level of the surface", "340px", description="contour", readout_format=".3g", **text)
+    self.sliders = {unit: self._slider(unit) for unit in ("σ", "map")}
+    self.threshold = self.sliders["σ"]
     self.unit = control(w.ToggleButtons, "cf-unit", "unit of the contour", options=[("σ", "σ"), ("map units", "map")], value="σ", style=dict(button_width="auto"))
     self.which = control(w.Dropdown, "cf-map", "which map the contour is for", "200px", description="map", options=[(layer.name, k) for k, layer in enumerate(self.layers)], **text)
     self.shown = control(w.Checkbox, "cf-visible", "show this map", "90px", description="shown", value=True, indent=False)
@@ -170,36 +171,42 @@ def build(self: VolumeView):
     self.views = [control(w.Button, f"cf-view-{name}", f"look along {name}" if name != "home" else "first view", "auto", description=name) for name in ("x", "y", "z", "home")]
     for button in self.views: button.add_class("cf-view"); button.on_click(lambda b: self.look(b.description))
     self.info = control(w.HTML, "cf-info")
+    self.first = row(self.threshold, self.unit, *self.views)
     self._fit_slider()
     self._wire()
-    rows = [row(self.threshold, self.unit, *self.views), row(self.which, self.shown, self.opacity) if many else None, row(self.colouring if self.colours else None, self.cutting, self.cutting_at)]
+    rows = [self.first, row(self.which, self.shown, self.opacity) if many else None, row(self.colouring if self.colours else None, self.cutting, self.cutting_at)]
     self._say()
     return control(w.VBox, "cf-view-volume", children=[self.fig, *(r for r in rows if r is not None), self.info], layout=w.Layout(width="100%", max_width="960px"))
 
 VolumeView.build = build
 
-# %% ../nbs/65_surfaces.ipynb #f15918aa
+# %% ../nbs/65_surfaces.ipynb #279ec0c6
+def _slider(self: VolumeView, unit: str):
+    "The contour's slider in one unit, wide enough for every map. Its range never changes: a browser that narrows a range moves the value, and sends it back."
+    import ipywidgets as w
+    low, high = (f(layer.in_unit(getattr(layer, end), unit) for layer in self.layers) for f, end in ((min, "low"), (max, "high")))
+    step = 0.05 if unit == "σ" else 10.0**np.floor(np.log10((high - low) / 200))       # round numbers: the browser moves values to the nearest step
+    return control(w.FloatSlider, "cf-threshold", "level of the surface", "340px", description="contour", readout_format=".3g", min=step * np.floor(low / step), max=step * np.ceil(high / step), step=step,
+                   value=self.layers[0].in_unit(self.layers[0].level, unit), style=dict(description_width="initial"))
+
 def _fit_slider(self: VolumeView) -> None:
-    "Range, step and value of the contour's slider, and the state of the map it belongs to."
-    layer, unit, s = self.layers[self.which.value], self.unit.value, self.threshold
-    low, high = layer.in_unit(layer.low, unit), layer.in_unit(layer.high, unit)
-    step = 0.05 if unit == "σ" else 10.0**np.floor(np.log10((high - low) / 200))
-    low, high = step * np.floor(low / step), step * np.ceil(high / step)     # round numbers: the browser moves values to the nearest step
+    "The slider of the chosen unit, its value, and the state of the map it belongs to."
+    layer, unit = self.layers[self.which.value], self.unit.value
     self._quiet = True
-    with s.hold_sync():
-        s.min, s.max = min(s.min, low), max(s.max, high)                      # first wider, so that no limit crosses another
-        s.value, s.step = layer.in_unit(layer.level, unit), step
-        s.min, s.max = low, high
+    if self.threshold is not self.sliders[unit]:
+        self.threshold = self.sliders[unit]
+        self.first.children = (self.threshold, *self.first.children[1:])
+    self.threshold.value = layer.in_unit(layer.level, unit)
     self.shown.value, self.opacity.value = layer.visible, layer.opacity
     self._quiet = False
 
 def _wire(self: VolumeView) -> None:
     "Connect the controls."
-    def change(attribute):
+    def change(attribute, unit=None):
         def handler(event):
             if self._quiet: return
             layer = self.layers[self.which.value]
-            if attribute == "level": layer.level = layer.from_unit(event["new"], self.unit.value)
+            if attribute == "level": layer.level = layer.from_unit(event["new"], unit)
             elif attribute in ("visible", "opacity"): setattr(layer, attribute, event["new"])
             elif attribute == "colour": self.colour = None if event["new"] == "one colour" else event["new"]
             elif attribute == "cut":
@@ -208,11 +215,12 @@ def _wire(self: VolumeView) -> None:
             elif attribute == "cut_at": self.cut_at = event["new"] / self.extent
             self.worker(self.redraw)
         return handler
-    for item, attribute in ((self.threshold, "level"), (self.shown, "visible"), (self.opacity, "opacity"), (self.colouring, "colour"), (self.cutting, "cut"), (self.cutting_at, "cut_at")):
+    for unit, slider in self.sliders.items(): slider.observe(change("level", unit), "value")
+    for item, attribute in ((self.shown, "visible"), (self.opacity, "opacity"), (self.colouring, "colour"), (self.cutting, "cut"), (self.cutting_at, "cut_at")):
         item.observe(change(attribute), "value")
     for item in (self.unit, self.which): item.observe(lambda _: self._fit_slider(), "value")
 
-VolumeView._fit_slider, VolumeView._wire = _fit_slider, _wire
+VolumeView._slider, VolumeView._fit_slider, VolumeView._wire = _slider, _fit_slider, _wire
 
 # %% ../nbs/65_surfaces.ipynb #01f7363a
 def redraw(self: VolumeView) -> None:

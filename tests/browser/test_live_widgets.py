@@ -38,7 +38,7 @@ def opened(chromium, lab):
     for notebook in made: notebook.close()
 
 
-def until(page, condition: str, seconds: float = 20.0):
+def until(page, condition: str, seconds: float = 45.0):
     page.wait_for_function(condition, timeout=1000 * seconds)
 
 
