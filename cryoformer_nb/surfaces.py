@@ -180,7 +180,7 @@ def build(self: VolumeView):
 
 VolumeView.build = build
 
-# %% ../nbs/65_surfaces.ipynb #279ec0c6
+# %% ../nbs/65_surfaces.ipynb #1e695ce5
 def _slider(self: VolumeView, unit: str):
     "The contour's slider in one unit, wide enough for every map. Its range never changes: a browser that narrows a range moves the value, and sends it back."
     import ipywidgets as w
@@ -189,6 +189,7 @@ def _slider(self: VolumeView, unit: str):
     return control(w.FloatSlider, "cf-threshold", "level of the surface", "340px", description="contour", readout_format=".3g", min=step * np.floor(low / step), max=step * np.ceil(high / step), step=step,
                    value=self.layers[0].in_unit(self.layers[0].level, unit), style=dict(description_width="initial"))
 
+# %% ../nbs/65_surfaces.ipynb #b8a4047f
 def _fit_slider(self: VolumeView) -> None:
     "The slider of the chosen unit, its value, and the state of the map it belongs to."
     layer, unit = self.layers[self.which.value], self.unit.value
