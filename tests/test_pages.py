@@ -78,3 +78,9 @@ def test_no_third_party_script_is_committed():
         for path in (ROOT / folder).rglob("*"):
             if "node_modules" in path.parts or not path.is_file(): continue
             assert not re.search(r"(plotly|katex|3dmol|jquery|require)[\w.-]*\.(js|css)$|\.woff2?$|\.min\.(js|css)$", path.name, flags=re.I), f"{path.name}: scripts and fonts come from packages"
+
+
+def test_links_of_the_navigation_bar_exist():
+    bar = yaml.safe_load((ROOT / "_quarto.yml").read_text(encoding="utf-8"))["website"]["navbar"]
+    for item in bar["left"] + bar["right"]:
+        assert item["href"].startswith("https://") or (ROOT / "nbs" / item["href"]).is_file(), f"_quarto.yml: the bar links to {item['href']}, which is not there"
