@@ -36,8 +36,11 @@ def node_modules() -> Path:
     names = json.loads((ROOT / "tools" / "package.json").read_text())["dependencies"]
     if all((folder / n).is_dir() for n in names): return folder
     if not shutil.which("npm"): sys.exit(f"docs: expected npm packages {', '.join(names)} in {folder}, found neither them nor npm; install Node.js")
-    command = ["npm", "install", "--prefix", str(ROOT / "tools"), "--no-package-lock", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    command = ["npm", "install", "--prefix", str(ROOT / "tools"), "--no-package-lock", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error", "--fetch-retries=1", "--fetch-timeout=60000"]
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        print(f"docs: expected to install npm packages {', '.join(names)}, found npm failing: {' '.join(done.stderr.split())[:300]}; check the network, or name a folder that holds them in CRYOFORMER_NODE_MODULES", file=sys.stderr)
+        sys.exit(3)
     return ROOT / "tools" / "node_modules"
 
 

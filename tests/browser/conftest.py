@@ -45,6 +45,7 @@ def site(tmp_path_factory):
         missing("npm is not installed: the site takes KaTeX and its fonts from npm packages (Debian: apt-get install npm)")
     out = tmp_path_factory.mktemp("site") / "site"
     built = subprocess.run([sys.executable, ROOT / "tools" / "docs.py", "--out", out], capture_output=True, text=True, env=dict(os.environ, OMP_NUM_THREADS="1"))
+    if built.returncode == 3: pytest.skip(built.stderr.strip().splitlines()[-1])       # no registry of packages within reach
     assert built.returncode == 0, built.stdout[-2000:] + built.stderr[-2000:]
     (out.parent / "log.txt").write_text(built.stdout)
     return out
