@@ -6,7 +6,7 @@ import pytest
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def shared():
     "A function from a relative path to the foreign file, skipping the test where it is absent."
     def find(relative: str) -> Path:

@@ -61,11 +61,9 @@ def test_relion_euler_angles_round_trip(shared):
 # A set simulated by another program
 
 @pytest.fixture(scope="module")
-def adk():
+def adk(shared):
     import mrcfile
-    from conftest import SHARED
-    folder = SHARED / "adk"
-    if not (folder / "particles.star").exists(): pytest.skip("foreign test data not found: expected adk in a folder shared/data beside the repository")
+    folder = shared("adk")
     n = 400
     tables = starfile.read(folder / "particles.star")
     p, o = tables["particles"][:n], tables["optics"].iloc[0]
