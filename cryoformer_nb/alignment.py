@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['transform_table', 'read_table', 'half_plane', 'Views', 'read_views', 'lattice_ball', 'search', 'prediction',
-           'limited', 'newton_step', 'newton', 'Round', 'search_grids', 'march', 'trust', 'refine_once', 'align']
+           'limited', 'newton_step', 'levenberg_marquardt', 'newton', 'Round', 'search_grids', 'march', 'trust',
+           'refine_once', 'align']
 
 # %% ../nbs/23_alignment.ipynb #12449ed3
 import math
@@ -130,20 +131,29 @@ def newton_step(J: Tensor,          # (b, k, 5) complex slopes
     x = torch.linalg.solve(A, b)[..., 0]
     return limited(x[:, :3], 0.3), limited(x[:, 3:], 2.0)
 
-# %% ../nbs/23_alignment.ipynb #5978a0b2
-def newton(views: Views, table: Tensor, R: Tensor, t: Tensor, steps: int = 3) -> tuple[Tensor, Tensor]:
-    "Polish poses with `steps` Levenberg-Marquardt steps; no pose gets worse."
+# %% ../nbs/23_alignment.ipynb #886fe705
+def levenberg_marquardt(predict,        # (R, t) -> predicted coefficients (b, k) and their slopes (b, k, 5)
+                        y: Tensor,      # (b, k) measured
+                        R: Tensor,      # (b, 3, 3)
+                        t: Tensor,      # (b, 2) px
+                        steps: int
+                        ) -> tuple[Tensor, Tensor]:
+    "Polish poses with damped Gauss-Newton steps; no pose gets worse."
     damping = torch.full((len(R),), 1e-3, device=R.device)
-    predicted, J = prediction(views, table, R, t)
+    predicted, J = predict(R, t)
     for _ in range(steps):
-        w, u = newton_step(J, views.y - predicted, damping)
+        w, u = newton_step(J, y - predicted, damping)
         R2, t2 = rotvec_to_matrix(w) @ R, t + u
-        predicted2, J2 = prediction(views, table, R2, t2)
-        better = (views.y - predicted2).abs().square().sum(-1) < (views.y - predicted).abs().square().sum(-1)
+        predicted2, J2 = predict(R2, t2)
+        better = (y - predicted2).abs().square().sum(-1) < (y - predicted).abs().square().sum(-1)
         choose = lambda new, old: torch.where(better.view(-1, *[1] * (old.dim() - 1)), new, old)
         R, t, predicted, J = choose(R2, R), choose(t2, t), choose(predicted2, predicted), choose(J2, J)
         damping = torch.where(better, damping / 5, damping * 10)
     return R, t
+
+def newton(views: Views, table: Tensor, R: Tensor, t: Tensor, steps: int = 3) -> tuple[Tensor, Tensor]:
+    "Polish poses against the map of a table."
+    return levenberg_marquardt(lambda R, t: prediction(views, table, R, t), views.y, R, t, steps)
 
 # %% ../nbs/23_alignment.ipynb #a28bfb0c
 class Round(NamedTuple):

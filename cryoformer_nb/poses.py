@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['GivenPoses', 'PoseTable', 'upright', 'PoseEncoder', 'PoseResidual', 'make_poses', 'sloped_prediction', 'refine_batch']
 
-# %% ../nbs/36_poses.ipynb #ad20a19b
+# %% ../nbs/36_poses.ipynb #1d682caa
 import torch
 from torch import Tensor, nn
 
-from .alignment import newton_step
+from .alignment import half_plane, levenberg_marquardt
 from .encoders import OrientationEncoder
-from .fourier import frequencies, irfft2c, rfft2c
+from .fourier import frequencies, irfft2c, rfft2c, shift_image
 from .projector import splat
 from .rotations import rotvec_to_matrix
 
@@ -42,14 +42,11 @@ class PoseTable(GivenPoses):
         w, u = self.correction[rows].split([3, 2], -1)
         return rotvec_to_matrix(w) @ self.rotations[rows], self.shifts_px[rows] + self.SHIFT * u
 
-# %% ../nbs/36_poses.ipynb #b5b63bb8
+# %% ../nbs/36_poses.ipynb #12063291
 def upright(y: Tensor, h: Tensor, shifts_px: Tensor | None = None) -> Tensor:
     "Images (b, D, D) with the CTF's sign undone, centred by their shifts if these are given."
-    y = y * h.sign()
-    if shifts_px is not None:
-        angle = -2 * torch.pi * torch.einsum("yxf,bf->byx", frequencies(y.shape[-2], device=y.device), shifts_px)
-        y = y * torch.polar(torch.ones_like(angle), angle)
-    return irfft2c(y)
+    images = irfft2c(y * h.sign())
+    return images if shifts_px is None else shift_image(images, shifts_px)
 
 class PoseEncoder(GivenPoses):
     "The paper's: the pose from the image (S2 x S2 + 2)."
@@ -77,7 +74,7 @@ def make_poses(kind: str, rotations: Tensor, shifts_px: Tensor, box: int) -> Giv
     if kind in ("encoder", "residual"): return dict(encoder=PoseEncoder, residual=PoseResidual)[kind](rotations, shifts_px, box)
     return GivenPoses(rotations, shifts_px)
 
-# %% ../nbs/36_poses.ipynb #649a8ecc
+# %% ../nbs/36_poses.ipynb #be20723c
 def sloped_prediction(model,
                       values: Tensor,      # (b, v) densities on the support
                       R: Tensor,           # (b, 3, 3)
@@ -93,10 +90,10 @@ def sloped_prediction(model,
     P, Px, Py, Pz = (rfft2c(image) * (model.unsplat * model.envelope * h) for image in (flat, flat * qx, flat * qy, deep))
     kx, ky = (2j * torch.pi * frequencies(box, device=t.device)).unbind(-1)
     slopes = torch.stack([ky * Pz, -kx * Pz, kx * Py - ky * Px, kx * P, ky * P], -1)
-    once = torch.ones_like(kx.imag, dtype=torch.bool); once[0, 0] = False; once[box // 2:, 0] = False; once[:, -1] = False; once[box // 2] = False
-    return P[:, once], slopes[:, once], once
+    once = half_plane(box, box, t.device)[0]                     # all frequencies of the box
+    return P[:, once], slopes[:, once]
 
-# %% ../nbs/36_poses.ipynb #b828bc61
+# %% ../nbs/36_poses.ipynb #76dfc775
 @torch.no_grad()
 def refine_batch(model,
                  y: Tensor,          # (b, D, D//2+1) in units of the noise
@@ -106,15 +103,5 @@ def refine_batch(model,
                  steps: int = 2
                  ) -> tuple[Tensor, Tensor]:
     "Newton steps (Levenberg-Marquardt) of each pose against the particle's own density; no pose gets worse."
-    values, damping = model.density(model.encode(y, R, t, h)), torch.full((len(R),), 1e-3, device=R.device)
-    predicted, J, once = sloped_prediction(model, values, R, t, h)
-    y = y[:, once]
-    for _ in range(steps):
-        w, u = newton_step(J, y - predicted, damping)
-        R2, t2 = rotvec_to_matrix(w) @ R, t + u
-        predicted2, J2, _ = sloped_prediction(model, values, R2, t2, h)
-        better = (y - predicted2).abs().square().sum(-1) < (y - predicted).abs().square().sum(-1)
-        choose = lambda new, old: torch.where(better.view(-1, *[1] * (old.dim() - 1)), new, old)
-        R, t, predicted, J = choose(R2, R), choose(t2, t), choose(predicted2, predicted), choose(J2, J)
-        damping = torch.where(better, damping / 5, damping * 10)
-    return R, t
+    values, once = model.density(model.encode(y, R, t, h)), half_plane(model.box, model.box, y.device)[0]
+    return levenberg_marquardt(lambda R, t: sloped_prediction(model, values, R, t, h), y[:, once], R, t, steps)
