@@ -237,27 +237,31 @@ def _benchmark(a) -> None:
             print("ms per image" + "".join(f"{row['voxels']:>9d} voxels" for row in rows))
             for name in list(rows[0])[1:]: print(f"{name:12s}" + "".join(f"{row[name]:16.3f}" for row in rows))
 
-# %% ../nbs/70_cli.ipynb #3d7bdd76
+# %% ../nbs/70_cli.ipynb #fcee3a4c
+def _table(a, regenerate, *first, **changed) -> None:
+    "Print a table of the paper, regenerated; its progress goes to standard error."
+    from cryoformer_nb.config import Config
+    print(regenerate("full" if a.full else "small", a.out, *first, config=Config(seed=a.seed), show=lambda line: print(line, file=sys.stderr, flush=True), **changed)[1])
+
+def _within(a) -> dict:
+    "The time of a row, where one is given."
+    return dict(minutes=a.minutes, epochs=None) if a.minutes else {}
+
 def _table1(a) -> None:
     "Table 1: the simulated sets."
-    from cryoformer_nb.config import Config
     from cryoformer_nb.tables import table1
     if bool(a.start) != bool(a.end): raise InputError(f"--from and --to: expected two structures, found only {'--from' if a.start else '--to'}; give both ends of the motion")
-    changed = dict(minutes=a.minutes, epochs=None) if a.minutes else {}
-    print(table1("full" if a.full else "small", a.out, (a.start, a.end), Config(seed=a.seed), lambda line: print(line, file=sys.stderr, flush=True), **changed)[1])
+    _table(a, table1, (a.start, a.end), **_within(a))
 
 def _table2(a) -> None:
     "Table 2: pose refinement."
-    from cryoformer_nb.config import Config
     from cryoformer_nb.tables import table2
-    changed = dict(minutes=a.minutes, epochs=None) if a.minutes else {}
-    print(table2("full" if a.full else "small", a.out, config=Config(seed=a.seed), show=lambda line: print(line, file=sys.stderr, flush=True), **changed)[1])
+    _table(a, table2, **_within(a))
 
 def _ablation(a) -> None:
     "Table 3: what each part is worth."
     from cryoformer_nb.ablation import ablation
-    from cryoformer_nb.config import Config
-    print(ablation("full" if a.full else "small", a.out, a.seeds, Config(seed=a.seed), lambda line: print(line, file=sys.stderr, flush=True))[1])
+    _table(a, ablation, a.seeds)
 
 #: What `benchmark` calls for a table of the paper.
 _TABLES = dict(table1=_table1, table2=_table2, ablation=_ablation)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['latent_r2', 'PoseError', 'common_rotation', 'after_displacement', 'pose_error', 'per_particle_fsc', 'mean_fsc',
-           'population_mean', 'moving_parts', 'pose_scores', 'score']
+           'population_mean', 'moving_parts', 'read_poses', 'pose_scores', 'score']
 
 # %% ../nbs/51_metrics.ipynb #dfe7f75a
 from pathlib import Path
@@ -38,7 +38,7 @@ def latent_r2(latents,    # (N, d)
     spread = ((truth - truth.mean())**2).sum()
     return float(1 - ((truth - guess)**2).sum() / spread) if spread > 0 else 0.0
 
-# %% ../nbs/51_metrics.ipynb #323aafe3
+# %% ../nbs/51_metrics.ipynb #20fdb8c7
 class PoseError(NamedTuple):
     "Errors of poses after the best common rotation and displacement."
     rotation_median: float        # rad
@@ -48,6 +48,10 @@ class PoseError(NamedTuple):
     angles: np.ndarray            # (N,) rad
     distances: np.ndarray         # (N,) px
     rotation: np.ndarray          # (3, 3) Q
+
+    def summary(self) -> dict:
+        "Medians and mean squares by name."
+        return {name: float(value) for name, value in zip(self._fields[:4], self)}
 
 def common_rotation(Ra: torch.Tensor, Rb: torch.Tensor) -> torch.Tensor:
     "The rotation Q that minimises the sum of |Ra - Rb Q|^2, for Ra, Rb (N, 3, 3)."
@@ -113,7 +117,7 @@ def population_mean(truth_dir, box: int) -> np.ndarray:
         total += torch.tensordot(share, torch.as_tensor(true_volumes(truth_dir, states[k:k + chunk], box)).float(), 1)
     return total.numpy()
 
-# %% ../nbs/51_metrics.ipynb #9d0ca324
+# %% ../nbs/51_metrics.ipynb #36db2b3a
 def moving_parts(run, truth_dir, latents, moments: Moments) -> dict:
     "How well the deviation of the density (`moments` of the maps of `latents`), and of the queries if the run has a model, find the truly moving voxels: areas under the ROC curve."
     maps = dict(density=moments.deviation, mean=moments.mean)
@@ -121,12 +125,16 @@ def moving_parts(run, truth_dir, latents, moments: Moments) -> dict:
     area = flexibility_auc(truth_dir, maps)
     return {f"flexibility_{'auc' if name == 'density' else name}": value for name, value in area.items()}
 
+def read_poses(truth_dir) -> tuple[np.ndarray, np.ndarray]:
+    "The true rotations (N, 3, 3) and shifts (N, 2), in px, of a simulated set."
+    try: return tuple(np.load(Path(truth_dir) / f"{name}.npy") for name in ("rotations", "shifts_px"))
+    except (OSError, ValueError) as error: raise InputError(f"{truth_dir}: expected the truth folder of a simulated set with rotations.npy and shifts_px.npy, found none ({error}); check the path") from error
+
 def pose_scores(run, truth_dir) -> dict:
     "Errors of the run's poses, rotation in rad and shift in px; empty if run or truth have none."
-    true = [Path(truth_dir) / f"{name}.npy" for name in ("rotations", "shifts_px")]
-    if getattr(run, "poses", None) is None or not all(path.exists() for path in true): return {}
-    found = pose_error(np.load(true[0]), run.poses[0], np.load(true[1]), run.poses[1])
-    return {name: float(getattr(found, name)) for name in ("rotation_median", "rotation_mean_square", "shift_median", "shift_mean_square")}
+    if getattr(run, "poses", None) is None or not (Path(truth_dir) / "rotations.npy").exists(): return {}
+    R, t = read_poses(truth_dir)
+    return pose_error(R, run.poses[0], t, run.poses[1]).summary()
 
 # %% ../nbs/51_metrics.ipynb #11c846cd
 def score(run,                  # .latents (N, d), .box, .volumes(zs) -> (k, D, D, D); optional .mean and .poses

@@ -5,17 +5,16 @@
 # %% auto #0
 __all__ = ['PoseView', 'show_poses']
 
-# %% ../nbs/67_pose_view.ipynb #20d121ac
-from pathlib import Path
-
+# %% ../nbs/67_pose_view.ipynb #0cab9a34
 import numpy as np
 import plotly.graph_objects as go
 
 from .conventions import InputError
 from .pose_history import animated_pose_figure, pose_figure, pose_history, stage_changes
-from .panels import Panel
+from .metrics import read_poses
+from .panels import Panel, control, live_figure
 
-# %% ../nbs/67_pose_view.ipynb #8c04e73a
+# %% ../nbs/67_pose_view.ipynb #3be52fe9
 class PoseView(Panel):
     "The history of a run's poses; `slider` and `canvas` are the widget's parts."
     def __init__(self, history): self.history = history
@@ -25,9 +24,8 @@ class PoseView(Panel):
     def build(self):
         import ipywidgets as w
         names = self.history.stages
-        self.canvas = go.FigureWidget(pose_figure(self.history))
-        self.slider = w.SelectionSlider(options=[(name, k) for k, name in enumerate(names)], value=len(names) - 1, description="stage", continuous_update=True, layout=w.Layout(width="70%"))
-        self.slider.add_class("cf-stage")
+        self.canvas = live_figure(pose_figure(self.history))
+        self.slider = control(w.SelectionSlider, "cf-stage", "stage of the refinement", "70%", options=[(name, k) for k, name in enumerate(names)], value=len(names) - 1, description="stage")
         self.slider.observe(lambda change: self.show(change["new"]), "value")
         return w.VBox([self.slider, self.canvas])
 
@@ -41,7 +39,6 @@ def show_poses(run,            # a run that refined its poses
                ) -> PoseView:
     "The pose refinement of a run: errors (or movements) over its stages, and view directions on the sphere. `InputError` for a run with given poses, or a truth of another set."
     if truth is None: return PoseView(pose_history(run.pose_snapshots))
-    try: true = [np.load(Path(truth) / f"{name}.npy") for name in ("rotations", "shifts_px")]
-    except OSError as error: raise InputError(f"{truth}: expected the truth folder of a simulated set with rotations.npy and shifts_px.npy, found '{error.strerror}'; check the path") from error
+    true = read_poses(truth)
     if len(true[0]) != len(run.poses[0]): raise InputError(f"{truth}: expected the truth of {len(run.poses[0])} particles, found {len(true[0])}; is it the truth of this set?")
     return PoseView(pose_history(run.pose_snapshots, *true))

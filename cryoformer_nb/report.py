@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['report']
 
-# %% ../nbs/63_report.ipynb #88c4f45b
+# %% ../nbs/63_report.ipynb #f83ee0b5
 from html import escape
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from .files import atomic_path, read_map
 from .flexibility import flexibility
 from .fourier_shells import fsc
 from .latent import motion_path
-from .metrics import read_labels, score
+from .metrics import read_labels, read_poses, score
 from .pose_history import animated_pose_figure, pose_history
 from .plots import flexibility_figure, fsc_figure, latent_figure, loss_figure, path_figure
 
@@ -86,7 +86,7 @@ def _page(title: str, subtitle: str, facts: list, cards: list, settings: str) ->
             f'<header><div><h1>{escape(title)}</h1><p>{escape(subtitle)}</p></div></header><main><div class="facts">{tiles}</div><div class="grid">{"".join(cards)}{details}</div>'
             f'<footer>Made by cryoformer_nb. This page is one file and needs no network.</footer></main><script>{_SCRIPT}</script></body></html>')
 
-# %% ../nbs/63_report.ipynb #7ca0d9e8
+# %% ../nbs/63_report.ipynb #df6c625b
 def _facts(run, scores) -> list:
     "Numbers for the top of the page: (value, name, is a key result)."
     history, facts = run.history, []
@@ -118,7 +118,7 @@ def _fsc_card(run, scores) -> str | None:
 def _pose_card(run, truth) -> str | None:
     "How poses were refined, if they were."
     if not getattr(run, "pose_snapshots", None): return None
-    true = [np.load(Path(truth) / f"{name}.npy") for name in ("rotations", "shifts_px")] if truth else []
+    true = read_poses(truth) if truth else ()
     reading = ("Left, how far rotations and shifts are from the true ones at each stage of the refinement" if truth else "Left, how far rotations and shifts have moved from the given ones at each stage of the refinement; a curve that is level at the end has settled")
     return _card("How poses were refined", animated_pose_figure(pose_history(run.pose_snapshots, *true)), reading + ": the median, and the middle half of the particles. Right, the directions they are seen from. Move the slider to go through the stages.", "poses", wide=True)
 
