@@ -87,7 +87,7 @@ class TrainingView(Panel):
         except (InputError, AttributeError): pass                       # not written yet
         self.draw()
 
-# %% ../nbs/71_monitor.ipynb #d87e4214
+# %% ../nbs/71_monitor.ipynb #da313d9f
 @torch.no_grad()
 def _look(self: TrainingView, trainer) -> None:
     "Take the map from a trainer."
@@ -96,10 +96,10 @@ def _look(self: TrainingView, trainer) -> None:
     self.sections = central_sections(trainer.model.volumes(z[typical:typical + 1])[0].cpu())
 
 def __call__(self: TrainingView, trainer) -> None:
-    "The state of a training: called by `train` after every line of its history, drawn when it is time."
-    start, first = time.perf_counter(), not len(self.history)
+    "The state of a training: called by `train` after every line of its history, drawn when it is time; the call that brings no new line is the last."
+    start, first, last = time.perf_counter(), not len(self.history), len(self.history) == len(trainer.history)
     self.history = pd.DataFrame(trainer.history)
-    if start < self.next: return
+    if start < self.next and not last: return
     self._look(trainer)
     self.draw()
     self.cost = time.perf_counter() - start

@@ -146,7 +146,7 @@ def row(*items):
     import ipywidgets as w
     return w.HBox([i for i in items if i is not None], layout=w.Layout(flex_flow="row wrap", align_items="center", grid_gap="2px 10px", width="100%"))
 
-# %% ../nbs/59_panels.ipynb #f4e97b00
+# %% ../nbs/59_panels.ipynb #174f4c03
 _PAGE_CSS = """body { max-width: 960px; margin: 0 auto; padding: 20px; color: #1d2733; font: 15px/1.55 system-ui, sans-serif; } pre, code { font-size: 13px; } table { border-collapse: collapse; }
 td, th { border-bottom: 1px solid #dfe5ea; padding: 3px 10px; text-align: left; } .highlight, div.input_area { background: #f5f7f9; border-radius: 6px; padding: 2px 12px; overflow: auto; margin: 10px 0; }
 .prompt, .jp-InputPrompt, .jp-OutputPrompt, .anchor-link { display: none; } img { max-width: 100%; } blockquote { margin: 0; color: #5b6875; }"""
@@ -158,10 +158,28 @@ def _drawn(figure: dict, number: int) -> str:
     return (f'<div id="figure-{number}" style="height:{layout.get("height", 450)}px"></div><script>(() => {{ const f = {data}; '
             f'Plotly.newPlot("figure-{number}", {{...f, config: {{responsive: true, displaylogo: false}}}}); }})()</script>')
 
+def _formula(body: str, display: str) -> str:
+    "MathML, which browsers draw without a script; a formula that cannot be converted stays as it was written."
+    convert = import_module("latex2mathml.converter").convert
+    try: return convert(body, display=display)
+    except Exception: return f"<code>{escape(body)}</code>"
+
+def _markdown(folder: Path):
+    "A filter that makes HTML of a markdown cell, its images within."
+    mistune = import_module("nbconvert.filters.markdown_mistune")
+    methods = dict(inline_math=lambda self, body: _formula(body, "inline"), block_math=lambda self, body: _formula(body, "block"),
+                   latex_environment=lambda self, name, body: _formula(f"\\begin{{{name}}}{body}\\end{{{name}}}", "block"))
+    kind = type("Renderer", (mistune.IPythonRenderer,), methods)
+    def convert(context, source):
+        pictures = dict(attachments=context.get("cell", {}).get("attachments", {}), embed_images=True, path=str(folder))
+        return mistune.MarkdownWithMath(renderer=kind(escape=False, **pictures)).render(source)
+    return import_module("jinja2").pass_context(convert)
+
+# %% ../nbs/59_panels.ipynb #c57dc74b
 def export_page(notebook,          # .ipynb with its outputs
                 out=None           # page to write; default: beside the notebook
                 ) -> Path:
-    "Write a notebook as one HTML page whose figures are alive and that needs no network. `InputError` if it cannot be read."
+    "Write a notebook as one HTML page whose figures are alive, whose formulas are drawn, and that needs no network. `InputError` if it cannot be read."
     notebook, number = Path(notebook), 0
     try: nbformat, exporter = import_module("nbformat"), import_module("nbconvert").HTMLExporter
     except ImportError as error: raise InputError(f"page: expected nbconvert, which comes with JupyterLab, found none ({error}); pip install nbconvert") from error
@@ -173,8 +191,9 @@ def export_page(notebook,          # .ipynb with its outputs
             output["data"] = {"text/html": _drawn(output["data"][_PLOTLY], number)}
         elif _WIDGET in output.get("data", {}): output["data"].pop(_WIDGET)
     nb.metadata.pop("widgets", None)
-    body, _ = exporter(template_name="basic").from_notebook_node(nb)
-    page = (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(notebook.stem)}</title><link rel="icon" href="data:,"><style>{_PAGE_CSS}</style>'
+    body, _ = exporter(template_name="basic", filters=dict(markdown2html=_markdown(notebook.parent))).from_notebook_node(nb)
+    colours = import_module("pygments.formatters").HtmlFormatter(style="xcode", nobackground=True).get_style_defs(".highlight")
+    page = (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(notebook.stem)}</title><link rel="icon" href="data:,"><style>{_PAGE_CSS}{colours}</style>'
             + (f"<script>{get_plotlyjs()}</script>" if number else "") + f"</head><body>{body}</body></html>")
     with atomic_path(out or notebook.with_suffix(".html")) as name: Path(name).write_text(page, encoding="utf-8")
     return Path(out or notebook.with_suffix(".html"))

@@ -318,7 +318,7 @@ def prepare(particles, config: Config, out, resume: bool, overwrite: bool, progr
     trainer.restore(state)
     return trainer, out
 
-# %% ../nbs/41_training.ipynb #9f66e3f9
+# %% ../nbs/41_training.ipynb #a9911abb
 def train(particles,                      # `Particles`, or the path of a star file
           out,                            # run folder to make
           minutes: float | None = None,   # wall time, set-up and results included
@@ -328,7 +328,7 @@ def train(particles,                      # `Particles`, or the path of a star f
           overwrite: bool = False,
           progress: bool = True,          # show a bar
           started: float | None = None,   # time.perf_counter() when the clock started
-          callback=None                   # called with the trainer after every line of history
+          callback=None                   # called with the trainer after every line of history, and once more at the end
           ) -> Run:
     "Train on the given poses and write a run folder. `InputError` for bad input; an interrupted run continues with `resume`."
     started = time.perf_counter() if started is None else started
@@ -341,6 +341,7 @@ def train(particles,                      # `Particles`, or the path of a star f
         trainer.save(out / "checkpoint.pt")
         raise
     trainer.finish(out)
+    if callback: callback(trainer)
     return Run(out)
 
 # %% ../nbs/41_training.ipynb #94a49eb0
