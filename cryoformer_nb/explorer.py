@@ -129,11 +129,11 @@ def _compute(self: Cloud, name: str, progress) -> dict:
 
 Cloud.values, Cloud._compute = values, _compute
 
-# %% ../nbs/68_explorer.ipynb #005aa797
+# %% ../nbs/68_explorer.ipynb #4f1be16a
 def title(self: Cloud, name: str) -> str:
     "A label with its unit."
     kind, _, number = name.partition(" ")
-    if kind == "PC": return f"{name}, latent units ({self.share[int(number) - 1]:.0%} of the variance)"
+    if kind == "PC": return f"{name}, latent units ({self.share[int(number) - 1]:.0%})"
     units = dict(rlnDefocus="Å", rlnOrigin="Å", rlnAngle="degrees", rlnCoordinate="px")
     return name + next((f" ({u})" for k, u in units.items() if name.startswith(k)), "" if name in self.given or "(" in name else ", latent units" if kind in ("z", "along") else " (no unit)")
 

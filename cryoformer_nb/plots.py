@@ -152,7 +152,7 @@ def path_figure(volumes,                     # (n, z, y, x), or an iterable of m
     camera = _camera(np.max(volumes, 0), level)
     return _lit(_layout(fig, scene=_scene([m[0] for m in meshes], camera), sliders=[slider], uirevision="path", height=480))
 
-# %% ../nbs/60_plots.ipynb #8301d77f
+# %% ../nbs/60_plots.ipynb #8e980c7c
 def _binned(x, y, colour, bins: int = 160) -> go.Heatmap:
     "Counts (log10), or the mean of `colour`, on a grid."
     count, ex, ey = np.histogram2d(x, y, bins)
@@ -180,8 +180,8 @@ def latent_figure(latents,                     # (N, d)
         trace = go.Scattergl(x=x, y=y, mode="markers", marker=marker, customdata=np.arange(len(x), dtype=np.int32), hovertemplate="particle %{customdata}<extra></extra>")
     fig = go.Figure(trace.update(name="particles", showlegend=False))
     if path is not None: _mark(fig, (np.asarray(path) - np.asarray(latents).mean(0)) @ axes[[a, b if xy.shape[1] > 1 else a]].T)
-    return _layout(fig, xaxis_title=f"PC {a + 1}, latent units ({share[a]:.0%} of the variance)",
-                   yaxis_title=f"PC {b + 1}, latent units ({share[min(b, len(share) - 1)]:.0%} of the variance)").update_layout(margin=dict(l=60, b=50))
+    return _layout(fig, xaxis_title=f"PC {a + 1}, latent units ({share[a]:.0%})",
+                   yaxis_title=f"PC {b + 1}, latent units ({share[min(b, len(share) - 1)]:.0%})").update_layout(margin=dict(l=60, b=50))
 
 # %% ../nbs/60_plots.ipynb #60251f1d
 def _mark(fig: go.Figure, points):
@@ -193,7 +193,7 @@ def _mark(fig: go.Figure, points):
     fig.add_trace(go.Scattergl(x=x[m:m + 1], y=y[m:m + 1], mode="markers", marker=dict(size=24, color="rgba(0,0,0,0)", line=dict(color=PALETTE[1], width=3)),
                              showlegend=False, name="shown", hoverinfo="skip"))
 
-# %% ../nbs/60_plots.ipynb #c81ed7ef
+# %% ../nbs/60_plots.ipynb #841af9ff
 def _resolution_ticks(nyquist: float  # A
                       ) -> tuple[list, list]:
     "Tick positions (1/A) and labels (A), none too close to another."
@@ -220,10 +220,10 @@ def fsc_figure(curves: dict,             # name -> (s,) values of shells 0..D/2,
         left.append(value.min())
     for level in (0.5, 0.143): fig.add_hline(level, line=dict(color="#7a8794", width=1, dash="dot"), annotation=dict(text=f"{level}", font=dict(size=11, color="#7a8794"), x=0, xanchor="left", yanchor="bottom"))
     at, text = _resolution_ticks(2 * pixel_size)
-    return _layout(fig, xaxis=dict(title="spatial frequency (1/Å), ticks in Å", tickvals=at, ticktext=text, range=[0, 0.5 / pixel_size]),
+    return _layout(fig, xaxis=dict(title="resolution (Å)", tickvals=at, ticktext=text, range=[0, 0.5 / pixel_size]),
                    yaxis=dict(title="Fourier shell correlation (no unit)", range=[min(-0.03, *left), 1.03]), legend=dict(orientation="h", y=1.02, yanchor="bottom", x=0)).update_layout(margin=dict(l=60, b=50, t=50))
 
-# %% ../nbs/60_plots.ipynb #a91297cb
+# %% ../nbs/60_plots.ipynb #c050ea5d
 def _faint(colour: str) -> str:
     "A colour '#rrggbb' at 18 per cent."
     return "rgba({},{},{},0.18)".format(*(int(colour[k:k + 2], 16) for k in (1, 3, 5)))
@@ -233,7 +233,7 @@ def _mark_resolution(fig: go.Figure, shell: float, box: int, pixel_size: float, 
     x, text = shell / (box * pixel_size), f"{box * pixel_size / shell:.1f} Å"
     if last is not None: return fig.add_annotation(x=x, y=last, text=f"beyond {text} (Nyquist)", showarrow=False, xanchor="right", yanchor="top", yshift=-14, font=dict(color=colour, size=12))
     fig.add_trace(go.Scatter(x=[x], y=[threshold], mode="markers", marker=dict(size=9, color=colour, line=dict(color="white", width=1.5)), showlegend=False, hoverinfo="skip"))
-    fig.add_annotation(x=x, y=threshold, text=f"<b>{text}</b>", showarrow=True, ax=26, ay=-26 - 18 * (len(fig.layout.annotations) % 3), arrowcolor=colour, font=dict(color=colour, size=13))
+    fig.add_annotation(x=x, y=threshold, text=f"<b>{text}</b>", showarrow=True, ax=26 if x < 0.4 / pixel_size else -26, ay=-26 - 18 * (len(fig.layout.annotations) % 3), arrowcolor=colour, font=dict(color=colour, size=13))
 
 # %% ../nbs/60_plots.ipynb #9e86aaa6
 def loss_figure(history  # frame with seconds and loss

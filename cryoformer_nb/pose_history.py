@@ -53,7 +53,7 @@ def pose_history(snapshots: list,              # of a run: dicts with stage, rot
         angles, distances = (np.stack([getattr(f, name) for f in found]) for name in ("angles", "distances"))
     return PoseHistory(stage_names(snapshots), R[:, :, 2].numpy(), np.asarray(angles), np.asarray(distances), rotations is not None)
 
-# %% ../nbs/53_pose_history.ipynb #9cd58668
+# %% ../nbs/53_pose_history.ipynb #8e9a841e
 def _curve(fig: go.Figure, history: PoseHistory, values: np.ndarray, colour: str, unit: str, row: int) -> None:
     "Median and quartiles of (s, m) values over the stages."
     low, middle, high = np.percentile(values, [25, 50, 75], 1)
@@ -74,6 +74,7 @@ def _globe() -> go.Surface:
     x, y, z = (np.round(0.97 * v, 2).astype(np.float32) for v in (np.sin(theta) * np.cos(phi), np.sin(theta) * np.sin(phi), np.cos(theta)))
     return go.Surface(x=x, y=y, z=z, surfacecolor=np.zeros(x.shape, np.uint8), colorscale=[[0, "#d9dde3"], [1, "#d9dde3"]], showscale=False, opacity=0.55, hoverinfo="skip", lighting=dict(ambient=0.9, diffuse=0.2, specular=0))
 
+# %% ../nbs/53_pose_history.ipynb #cc68a510
 def pose_figure(history: PoseHistory,
                 points: int = 300        # particles on the sphere
                 ) -> go.Figure:
@@ -89,12 +90,14 @@ def pose_figure(history: PoseHistory,
     fig.add_trace(_globe(), 1, 2)
     fig.update_yaxes(title_text="rotation (rad)", rangemode="tozero", row=1, col=1)
     fig.update_yaxes(title_text="shift (px)", rangemode="tozero", row=2, col=1)
-    fig.update_xaxes(tickvals=list(range(len(history.stages))), ticktext=history.stages, tickangle=-60, row=2, col=1)
+    kinds = [name.split()[0] for name in history.stages]
+    middle = {kind: float(np.mean([k for k, other in enumerate(kinds) if other == kind])) for kind in kinds}      # names of all stages would lie over one another
+    fig.update_xaxes(tickvals=list(middle.values()), ticktext=list(middle), row=2, col=1)
     axis = dict(range=[-1.1, 1.1], showticklabels=False, showbackground=False, gridcolor="#ddd")
     fig.update_scenes(aspectmode="cube", camera_eye=dict(x=1.05, y=1.05, z=0.7), **{f"{a}axis": axis | dict(title=f"v<sub>{a}</sub>") for a in "xyz"})
-    return fig.update_layout(template="simple_white", height=460, margin=dict(l=60, r=10, t=40, b=40), title=dict(text=f"Poses: median {what}, view directions", font_size=15))
+    return fig.update_layout(template="simple_white", height=460, margin=dict(l=60, r=10, t=40, b=40), title=dict(text=f"Median {what}; view directions", font_size=15))
 
-# %% ../nbs/53_pose_history.ipynb #12e2d6f0
+# %% ../nbs/53_pose_history.ipynb #cd72e99f
 def stage_changes(history: PoseHistory, stage: int, points: int = 300) -> list:
     "New properties of traces 2, 5 and 6 of `pose_figure` that show a stage."
     return [dict(x=[stage], y=[float(np.median(values[stage]))]) for values in (history.angles, history.distances)] + [_sphere(history, stage, points)]
@@ -106,4 +109,4 @@ def animated_pose_figure(history: PoseHistory, points: int = 120) -> go.Figure:
     fig.frames = [go.Frame(name=str(k), traces=[2, 5, 6], data=[kind(**change) for kind, change in zip(kinds, stage_changes(history, k, points))]) for k in range(len(history.stages))]
     to = lambda k: [[str(k)], dict(mode="immediate", frame=dict(duration=0, redraw=True), transition=dict(duration=0))]
     steps = [dict(method="animate", label=name, args=to(k)) for k, name in enumerate(history.stages)]
-    return fig.update_layout(sliders=[dict(active=len(steps) - 1, steps=steps, currentvalue=dict(prefix="stage: "), x=0, len=1, pad=dict(t=60))], height=560)
+    return fig.update_layout(sliders=[dict(active=len(steps) - 1, steps=steps, currentvalue=dict(prefix="stage: ", font_size=14), font=dict(size=1), x=0, len=1, pad=dict(t=60))], height=560)

@@ -122,7 +122,7 @@ def _pose_card(run, truth) -> str | None:
     reading = ("Left, how far rotations and shifts are from the true ones at each stage of the refinement" if truth else "Left, how far rotations and shifts have moved from the given ones at each stage of the refinement; a curve that is level at the end has settled")
     return _card("How poses were refined", animated_pose_figure(pose_history(run.pose_snapshots, *true)), reading + ": the median, and the middle half of the particles. Right, the directions they are seen from. Move the slider to go through the stages.", "poses", wide=True)
 
-# %% ../nbs/63_report.ipynb #b8cb45bc
+# %% ../nbs/63_report.ipynb #a468ece6
 def _cards(run, truth, scores, n: int) -> list:
     "The figures of the report, each on its card; None where there is nothing to show."
     z, labels = np.asarray(run.latents), read_labels(truth) if truth else None
@@ -132,7 +132,7 @@ def _cards(run, truth, scores, n: int) -> list:
     others = {} if moving.queries is None else {"change of the logit (no unit)": moving.effect, "change of all queries (no unit)": moving.queries} | {f"change of attention channel {c} (no unit)": v for c, v in enumerate(moving.channels)}
     seen = ("The colour is the true state, which training never saw: a smooth gradient means that the motion was found. " if truth
             else "A band or a curve is a continuous motion, separate clouds are distinct states. ")
-    return [_card("Where the particles lie", latent_figure(z, labels, path=path).update_layout(height=480), f"Each dot is a particle; near dots have similar shapes. {seen}"
+    return [_card("Where the particles lie", latent_figure(z, labels, path=path).update_layout(height=480), f"Each dot is a particle; near dots have similar shapes. Each axis names its share of the variance. {seen}"
                   "The numbered points are the places of the maps beside (below, on a phone); the ring follows the slider.", "latent"),
             _card("Maps along the main motion", path_figure(volumes, run.pixel_size), "Move the slider, or press Play, to go along the numbered points. All maps share one level and one scale; "
                   "drag to turn, scroll to zoom.", "maps", extra='<button class="play" id="play">Play</button>'),

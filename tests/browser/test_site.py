@@ -182,6 +182,26 @@ def test_figures_answer(chromium, address):
     page.close()
 
 
+OVERLAPS = """b => { const edge = b.getBoundingClientRect(), found = [];
+    const texts = [...b.querySelectorAll('svg text')].map((t) => [t.textContent, t.getBoundingClientRect()]).filter(([, r]) => r.width > 0);
+    texts.forEach(([s, r], k) => { if (r.left < edge.left - 3 || r.right > edge.right + 3) found.push(s + ' sticks out');
+        for (const [o, q] of texts.slice(k + 1)) if (Math.min(r.right, q.right) - Math.max(r.left, q.left) > 3 && Math.min(r.bottom, q.bottom) - Math.max(r.top, q.top) > 4) found.push(s + ' over ' + o); });
+    return found; }"""
+
+
+@pytest.mark.parametrize("name", ["monitor", "conventions", "pose_view", "tutorials/your_data", "tutorials/homogeneous"])
+def test_figures_can_be_read_on_a_phone(chromium, address, name):
+    "No title, tick or legend lies over another."
+    page = Watched(chromium, 390, 844).page
+    page.goto(f"{address}/{name}.html", wait_until="load")
+    for box in page.locator(".figure-live").all():
+        box.scroll_into_view_if_needed()
+        page.wait_for_function("b => !!b.querySelector('.main-svg')", arg=box.element_handle())
+        page.wait_for_timeout(400)                             # a crowded figure is drawn again, wider
+        assert not box.evaluate(OVERLAPS)
+    page.close()
+
+
 def test_llms_txt(site):
     text = (site / "llms.txt").read_text(encoding="utf-8")
     assert text.startswith("# cryoformer_nb\n\n> ")
