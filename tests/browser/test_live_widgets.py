@@ -101,8 +101,8 @@ def test_a_widget_adds_little_to_the_stored_notebook(opened):
     assert len(json.dumps(outputs)) < 200_000 and any("application/vnd.plotly.v1+json" in o["data"] for o in outputs), "the static form is stored beside the widget"
 
 
-def test_view_volume_with_3dmol_needs_no_network(opened):
-    "The other backend, from a local copy of 3Dmol.js."
+def test_view_volume_with_3dmol_needs_no_network(opened, site):
+    "The other backend, from the local copy of 3Dmol.js that came with the building of the site."
     script = ROOT / "tools" / "node_modules" / "3dmol" / "build" / "3Dmol-min.js"
     if not script.is_file(): pytest.skip("no copy of 3Dmol.js in tools/node_modules: python tools/docs.py installs it")
     notebook = opened("dmol.ipynb", SETUP, f"view = view_volume(one, pixel_size=1.5, backend='py3dmol', js={str(script)!r})\nview")
