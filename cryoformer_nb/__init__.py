@@ -3,23 +3,61 @@
 __version__ = "0.1.0"
 
 import os as _os
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
-# libgomp's threads wait for one another by spinning for milliseconds. On a machine that does anything else at the same time that is ruinous:
-# two trainings side by side on two cores took 4 times as long each as alone, and up to 30 times; with a short spin, twice, and alone about the same.
-if "OMP_WAIT_POLICY" not in _os.environ: _os.environ.setdefault("GOMP_SPINCOUNT", "2000")   # read when torch is first imported
+# libgomp's threads wait for one another by spinning for milliseconds. On a machine that does
+# anything else at the same time that is ruinous: two trainings side by side on two cores took 4
+# times as long each as alone, and up to 30 times; with a short spin, twice, and alone about the
+# same. Read when torch is first imported.
+if "OMP_WAIT_POLICY" not in _os.environ:
+    _os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
-#: The public names and the module each lives in, imported when first asked for so that `cryoformer --help` is instant.
-_PUBLIC = {"simulate": "simulator", "load_particles": "particles", "train": "training", "Config": "config", "Run": "training", "view_volume": "viewer", "explore": "explorer", "show_training": "monitor", "show_fsc": "monitor", "show_particles": "monitor", "show_poses": "pose_view", "fsc": "fourier_shells"}
+#: The public names and the module each lives in, imported when first asked for, so that
+#: `cryoformer --help` is instant.
+_PUBLIC = {
+    "InputError": "core.conventions",
+    "fsc": "core.fsc",
+    "simulate": "imaging.simulator",
+    "Particles": "particles.particles",
+    "load_particles": "particles.particles",
+    "Consensus": "particles.consensus",
+    "Config": "model.config",
+    "Run": "training.training",
+    "train": "training.training",
+    "score": "analysis.metrics",
+    "view_volume": "show.viewer",
+    "explore": "show.explorer",
+    "show_training": "show.monitor",
+    "show_fsc": "show.monitor",
+    "show_particles": "show.monitor",
+    "show_poses": "show.pose_view",
+    "report": "show.report",
+}
 
 __all__ = list(_PUBLIC)
 
+if _TYPE_CHECKING:  # the same names for editors, which complete them; a test holds both lists equal
+    from .analysis.metrics import score
+    from .core.conventions import InputError
+    from .core.fsc import fsc
+    from .imaging.simulator import simulate
+    from .model.config import Config
+    from .particles.consensus import Consensus
+    from .particles.particles import Particles, load_particles
+    from .show.explorer import explore
+    from .show.monitor import show_fsc, show_particles, show_training
+    from .show.pose_view import show_poses
+    from .show.report import report
+    from .show.viewer import view_volume
+    from .training.training import Run, train
 
-def __getattr__(name):
+
+def __getattr__(name: str):
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-    return getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+    return getattr(_import_module(f"{__name__}.{_PUBLIC[name]}"), name)
 
 
-def __dir__():
+def __dir__() -> list:
     return sorted([*globals(), *_PUBLIC])

@@ -10,8 +10,8 @@ from browsing import ROOT
 from lab import Notebook
 
 SETUP = """import numpy as np, torch
-from cryoformer_nb.density import gaussian_volume
-from cryoformer_nb.viewer import view_volume
+from cryoformer_nb.imaging.density import gaussian_volume
+from cryoformer_nb.show.viewer import view_volume
 def molecule(box, angle=0.0):
     t = torch.linspace(0, 1, 40)
     turn = torch.tensor([[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]], dtype=torch.float32)
@@ -117,7 +117,7 @@ def test_view_volume_with_3dmol_needs_no_network(opened, site):
 TRAIN = """import tempfile
 from pathlib import Path
 from cryoformer_nb import Config, load_particles, simulate, train
-from cryoformer_nb.explorer import explore
+from cryoformer_nb.show.explorer import explore
 work = Path(tempfile.mkdtemp())
 star = simulate(work / 'set', preset='arm', n=400, box=32, snr=0.5, seed=0)
 run = train(star, work / 'run', epochs=3, config=Config(levels=6), progress=False)
@@ -209,8 +209,8 @@ def test_training_is_shown_while_it_runs(opened):
 
 POSES = """import torch
 from types import SimpleNamespace
-from cryoformer_nb.pose_view import show_poses
-from cryoformer_nb.rotations import random_rotations, rotvec_to_matrix
+from cryoformer_nb.show.pose_view import show_poses
+from cryoformer_nb.core.rotations import random_rotations, rotvec_to_matrix
 g = torch.Generator().manual_seed(0)
 R, t = random_rotations(200, g), torch.randn(200, 2, generator=g)
 w, u = 0.3 * torch.randn(200, 3, generator=g), 3 * torch.randn(200, 2, generator=g)
@@ -232,7 +232,7 @@ def test_poses_follow_the_slider(opened):
     assert not notebook.watched.foreign
 
 
-CURVES = """from cryoformer_nb.monitor import show_fsc, show_particles
+CURVES = """from cryoformer_nb.show.monitor import show_fsc, show_particles
 s = np.arange(33)
 curves = show_fsc({'sharp': 1 / (1 + (s / 20)**6), 'soft': 1 / (1 + (s / 10)**6)}, pixel_size=1.5)
 curves"""

@@ -1,0 +1,1 @@
+"""What came out: latents, flexible regions, scores, pose histories."""

@@ -1,0 +1,1 @@
+"""Quality, cost and the paper's tables, measured."""

@@ -1,0 +1,1 @@
+"""How an image is formed: CTF, density, projector, motion, simulator and its truth."""

@@ -1,0 +1,1 @@
+"""The network: hash volume, encoders, deformation transformer, poses."""

@@ -1,0 +1,1 @@
+"""What a person sees: one view a module, and the report."""

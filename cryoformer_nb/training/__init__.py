@@ -1,0 +1,1 @@
+"""Losses, the loop, and the run that comes out of it."""
