@@ -16,17 +16,24 @@ import torch
 from scipy.stats import rankdata
 
 from ..core.conventions import InputError
-from ..particles.particles import evenly
 from ..imaging.simulator import true_volumes
+from ..particles.particles import evenly
 
 # %% ../../nbs/analysis/01_flexibility.ipynb #be36b558
 class Moments:
     "Weighted mean and standard deviation of arrays that come one at a time, and their largest values."
-    def __init__(self): self.total, self.mean, self.square, self.most = 0.0, None, None, None
+
+    def __init__(self):
+        self.total, self.mean, self.square, self.most = 0.0, None, None, None
 
     def add(self, values, weight: float = 1.0) -> None:
         values = np.asarray(values, dtype=np.float64)
-        if self.mean is None: self.mean, self.square, self.most = np.zeros_like(values), np.zeros_like(values), values.copy()
+        if self.mean is None:
+            self.mean, self.square, self.most = (
+                np.zeros_like(values),
+                np.zeros_like(values),
+                values.copy(),
+            )
         self.total += weight
         step = values - self.mean
         self.mean += step * (weight / self.total)
@@ -35,42 +42,64 @@ class Moments:
 
     @property
     def deviation(self) -> np.ndarray:
-        if self.mean is None: raise InputError("flexibility: expected at least one volume, found none")
+        if self.mean is None:
+            raise InputError("flexibility: expected at least one volume, found none")
         return np.sqrt(self.square / self.total).astype(np.float32)
 
-def flexibility_map(volumes  # (k, D, D, D), or an iterable of (D, D, D)
-                    ) -> np.ndarray:
+
+def flexibility_map(
+    volumes,  # (k, D, D, D), or an iterable of (D, D, D)
+) -> np.ndarray:
     "Standard deviation (D, D, D) of each voxel over the volumes."
     moments = Moments()
-    for volume in volumes: moments.add(volume)
+    for volume in volumes:
+        moments.add(volume)
     return moments.deviation
 
 # %% ../../nbs/analysis/01_flexibility.ipynb #32d052bf
 def has_regions(run) -> bool:
     "Whether the run's model has queries that stand for regions of space."
     config = getattr(run, "config", None)
-    return getattr(run, "model", None) is not None and config.deformation_blocks and config.domain == "real"
+    return (
+        getattr(run, "model", None) is not None
+        and config.deformation_blocks
+        and config.domain == "real"
+    )
+
 
 @torch.no_grad()
-def region_queries(run,       # a `Run`
-                   latents    # (k, d)
-                   ) -> torch.Tensor:
+def region_queries(
+    run,  # a `Run`
+    latents,  # (k, d)
+) -> torch.Tensor:
     "Updated queries (k, N, C) of latents, N = n^3 regions with x fastest. `InputError` for a model whose queries are no regions of space."
-    if not has_regions(run): raise InputError("attention volumes: expected a run with domain=real and deformation_blocks on, found one whose queries stand for no region; use the deviation of the density")
-    return torch.cat([run.model.queries(part) for part in torch.as_tensor(np.atleast_2d(latents), dtype=torch.float32).split(8)])
+    if not has_regions(run):
+        raise InputError(
+            "attention volumes: expected a run with domain=real and deformation_blocks on, found one whose queries stand for no region; use the deviation of the density"
+        )
+    return torch.cat(
+        [
+            run.model.queries(part)
+            for part in torch.as_tensor(np.atleast_2d(latents), dtype=torch.float32).split(8)
+        ]
+    )
 
-def on_lattice(run,        # a `Run`
-               values      # (..., v) numbers on the voxels of the support
-               ) -> np.ndarray:
+
+def on_lattice(
+    run,  # a `Run`
+    values,  # (..., v) numbers on the voxels of the support
+) -> np.ndarray:
     "Put values on the voxels of the support into boxes (..., D, D, D), zero elsewhere."
     mask = run.model.support.mask
     full = torch.zeros(*values.shape[:-1], *mask.shape)
     full[..., mask] = torch.as_tensor(values, dtype=torch.float32)
     return full.numpy()
 
-def attention_volumes(run,    # a `Run`
-                      z       # (d,) a latent
-                      ) -> np.ndarray:
+
+def attention_volumes(
+    run,  # a `Run`
+    z,  # (d,) a latent
+) -> np.ndarray:
     "Attention volumes (C, D, D, D) of one latent: each channel of its queries, interpolated to the voxels of the support as the readout does."
     queries = region_queries(run, z)
     return on_lattice(run, run.model.support.regions.spread(queries)[0].T)
@@ -78,17 +107,25 @@ def attention_volumes(run,    # a `Run`
 # %% ../../nbs/analysis/01_flexibility.ipynb #a8f466a7
 class Flexibility(NamedTuple):
     "What moves, over the particles of a run."
-    mean: np.ndarray      # (D, D, D) density
-    density: np.ndarray   # (D, D, D) standard deviation of the density, in its units
-    effect: np.ndarray | None    # (D, D, D) standard deviation of the density's logit: what the queries do; None in the Fourier domain
-    queries: np.ndarray | None   # (D, D, D) standard deviation of the queries, all channels together; None if they are no regions
+
+    mean: np.ndarray  # (D, D, D) density
+    density: np.ndarray  # (D, D, D) standard deviation of the density, in its units
+    effect: (
+        np.ndarray | None
+    )  # (D, D, D) standard deviation of the density's logit: what the queries do; None in the Fourier domain
+    queries: (
+        np.ndarray | None
+    )  # (D, D, D) standard deviation of the queries, all channels together; None if they are no regions
     channels: np.ndarray | None  # (C, D, D, D) standard deviation of each attention volume
+
 
 def query_deviation(run, latents) -> np.ndarray:
     "Standard deviation (C, D, D, D) of each attention volume over latents (k, d)."
     moments = Moments()
-    for q in region_queries(run, latents): moments.add(run.model.support.regions.spread(q[None])[0].T)
+    for q in region_queries(run, latents):
+        moments.add(run.model.support.regions.spread(q[None])[0].T)
     return on_lattice(run, torch.from_numpy(moments.deviation))
+
 
 @torch.no_grad()
 def logit_deviation(run, latents) -> np.ndarray:
@@ -97,54 +134,81 @@ def logit_deviation(run, latents) -> np.ndarray:
     field = net.features()
     for part in torch.as_tensor(latents, dtype=torch.float32).split(8):
         y = (net.density(part, field) / net.scale).clamp(min=1e-30)
-        for logit in y + torch.log(-torch.expm1(-y)): moments.add(logit)           # the inverse of softplus, for small and large numbers
+        for logit in y + torch.log(-torch.expm1(-y)):
+            moments.add(logit)  # the inverse of softplus, for small and large numbers
     return on_lattice(run, torch.from_numpy(moments.deviation))
 
-def flexibility(run,            # a `Run`
-                n: int = 100    # particles, evenly spaced over the set
-                ) -> Flexibility:
+
+def flexibility(
+    run,  # a `Run`
+    n: int = 100,  # particles, evenly spaced over the set
+) -> Flexibility:
     "Flexibility maps of a run: of its density and of its queries."
     z, moments = np.asarray(run.latents)[evenly(len(run.latents), n)], Moments()
     for part in np.array_split(z, -(-len(z) // 8)):
-        for volume in run.volumes(part): moments.add(volume)
-    effect = logit_deviation(run, z) if getattr(run, "model", None) is not None and run.config.domain == "real" else None
+        for volume in run.volumes(part):
+            moments.add(volume)
+    effect = (
+        logit_deviation(run, z)
+        if getattr(run, "model", None) is not None and run.config.domain == "real"
+        else None
+    )
     channels = query_deviation(run, z) if has_regions(run) else None
-    return Flexibility(moments.mean.astype(np.float32), moments.deviation, effect, None if channels is None else np.sqrt((channels**2).sum(0)), channels)
+    return Flexibility(
+        moments.mean.astype(np.float32),
+        moments.deviation,
+        effect,
+        None if channels is None else np.sqrt((channels**2).sum(0)),
+        channels,
+    )
 
 # %% ../../nbs/analysis/01_flexibility.ipynb #4c69e845
 def read_labels(truth_dir) -> np.ndarray:
     "The true state of every particle (N,), as a number."
     path = Path(truth_dir) / "labels.npy"
-    try: return np.load(path).squeeze()
-    except (OSError, ValueError) as error: raise InputError(f"{path}: expected the true state of each particle, found none ({error}); give the truth folder of a simulation with --truth") from error
+    try:
+        return np.load(path).squeeze()
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path}: expected the true state of each particle, found none ({error}); give the truth folder of a simulation with --truth"
+        ) from error
 
-def moving_voxels(truth_dir,             # truth folder of a simulation
-                  box: int,
-                  varies: float = 0.1,   # deviation over the particles, in units of the molecule's density
-                  inside: float = 0.1    # density in some state, in the same units
-                  ) -> tuple[np.ndarray, np.ndarray]:
+
+def moving_voxels(
+    truth_dir,  # truth folder of a simulation
+    box: int,
+    varies: float = 0.1,  # deviation over the particles, in units of the molecule's density
+    inside: float = 0.1,  # density in some state, in the same units
+) -> tuple[np.ndarray, np.ndarray]:
     "Which voxels truly move and which are inside the molecule in any state, both (D, D, D) bool."
     states, counts = np.unique(np.rint(read_labels(truth_dir)).astype(int), return_counts=True)
     moments = Moments()
-    for state, count in zip(states, counts): moments.add(true_volumes(truth_dir, [state], box)[0], count)
+    for state, count in zip(states, counts):
+        moments.add(true_volumes(truth_dir, [state], box)[0], count)
     solid = float(np.percentile(moments.most[moments.most > 0.1 * moments.most.max()], 99))
     union = moments.most > inside * solid
     return (moments.deviation > varies * solid) & union, union
 
 # %% ../../nbs/analysis/01_flexibility.ipynb #4b377852
-def roc_auc(value,     # (n,) a number
-            positive   # (n,) bool
-            ) -> float:
+def roc_auc(
+    value,  # (n,) a number
+    positive,  # (n,) bool
+) -> float:
     "Area under the ROC curve; nan if all are positive, or none."
     positive = np.asarray(positive, dtype=bool)
     n1, n0 = int(positive.sum()), int((~positive).sum())
-    return float((rankdata(value)[positive].sum() - n1 * (n1 + 1) / 2) / (n1 * n0)) if n1 and n0 else float("nan")
+    return (
+        float((rankdata(value)[positive].sum() - n1 * (n1 + 1) / 2) / (n1 * n0))
+        if n1 and n0
+        else float("nan")
+    )
+
 
 def roc_curve(value, positive) -> tuple[np.ndarray, np.ndarray]:
     "The ROC curve: (share of the resting found wrongly, share of the moving found), from (0, 0) to (1, 1), thresholds falling."
     value, positive = np.asarray(value), np.asarray(positive, dtype=bool)
     order = np.argsort(-value, kind="stable")
-    last = np.flatnonzero(np.r_[np.diff(value[order]) != 0, True])       # ties move together
+    last = np.flatnonzero(np.r_[np.diff(value[order]) != 0, True])  # ties move together
     hit, miss = np.cumsum(positive[order])[last], np.cumsum(~positive[order])[last]
     return np.r_[0, miss / max(miss[-1], 1)], np.r_[0, hit / max(hit[-1], 1)]
 
@@ -152,5 +216,11 @@ def roc_curve(value, positive) -> tuple[np.ndarray, np.ndarray]:
 def flexibility_auc(truth_dir, maps: dict) -> dict:
     "AUC of each map, name -> (D, D, D), against the truly moving voxels inside the molecule; `control` is that of minus the map called `mean`."
     moving, inside = moving_voxels(truth_dir, len(next(iter(maps.values()))))
-    area = {name: roc_auc(volume[inside], moving[inside]) for name, volume in maps.items() if name != "mean"}
-    return area | ({"control": roc_auc(-maps["mean"][inside], moving[inside])} if "mean" in maps else {})
+    area = {
+        name: roc_auc(volume[inside], moving[inside])
+        for name, volume in maps.items()
+        if name != "mean"
+    }
+    return area | (
+        {"control": roc_auc(-maps["mean"][inside], moving[inside])} if "mean" in maps else {}
+    )

@@ -14,12 +14,15 @@ from scipy.spatial.distance import cdist
 from ..core.conventions import InputError
 
 # %% ../../nbs/analysis/00_latent.ipynb #e72778ca
-def pca(latents  # (N, d)
-        ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def pca(
+    latents,  # (N, d)
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "Return (components (m, d), one a row and largest first, coordinates of the particles (N, m), share of the variance (m,)), m = min(N, d)."
     latents = np.asarray(latents, dtype=np.float64)
     if latents.ndim != 2 or not len(latents) or not np.isfinite(latents).all():
-        raise InputError(f"latents: expected one row of finite numbers a particle, found an array of shape {latents.shape}; check the training")
+        raise InputError(
+            f"latents: expected one row of finite numbers a particle, found an array of shape {latents.shape}; check the training"
+        )
     centred = latents - latents.mean(0)
     _, s, components = np.linalg.svd(centred, full_matrices=False)
     largest = np.take_along_axis(components, np.abs(components).argmax(1)[:, None], 1)
@@ -27,53 +30,63 @@ def pca(latents  # (N, d)
     return components, centred @ components.T, s**2 / max((s**2).sum(), 1e-300)
 
 # %% ../../nbs/analysis/00_latent.ipynb #c63def2f
-def principal_path(latents,             # (N, d)
-                   component: int = 1,  # counted from 1
-                   n: int = 10          # points
-                   ) -> np.ndarray:
+def principal_path(
+    latents,  # (N, d)
+    component: int = 1,  # counted from 1
+    n: int = 10,  # points
+) -> np.ndarray:
     "Latents (n, d) along a principal component: averages of the particles around evenly spaced ranks of their coordinate."
     latents = np.asarray(latents, dtype=np.float64)
     _, coordinates, _ = pca(latents)
     if not 1 <= component <= coordinates.shape[1] or n < 1:
-        raise InputError(f"path: expected a component from 1 to {coordinates.shape[1]} and at least 1 point, found component {component} and {n} points")
+        raise InputError(
+            f"path: expected a component from 1 to {coordinates.shape[1]} and at least 1 point, found component {component} and {n} points"
+        )
     return _along(latents, coordinates[:, component - 1], n)
+
 
 def _along(latents: np.ndarray, coordinate: np.ndarray, n: int) -> np.ndarray:
     "Averages (n, d) of the latents around evenly spaced ranks of `coordinate` (N,)."
     order, count = np.argsort(coordinate, kind="stable"), len(latents)
-    width = min(count, max(count // (4 * n), min(10, count // n), 1))          # particles a window
+    width = min(count, max(count // (4 * n), min(10, count // n), 1))  # particles a window
     starts = np.linspace(0, count - width, n) if n > 1 else [(count - width) / 2]
-    return np.stack([latents[order[int(round(s)):int(round(s)) + width]].mean(0) for s in starts])
+    return np.stack([latents[order[int(round(s)) : int(round(s)) + width]].mean(0) for s in starts])
 
 # %% ../../nbs/analysis/00_latent.ipynb #76f996e4
-def _lloyd(z: np.ndarray, centres: np.ndarray, steps: int = 100) -> tuple[np.ndarray, np.ndarray, float]:
+def _lloyd(
+    z: np.ndarray, centres: np.ndarray, steps: int = 100
+) -> tuple[np.ndarray, np.ndarray, float]:
     "Alternate assignment and averaging; return (centres, labels, cost)."
     for _ in range(steps):
         distance, labels = cKDTree(centres).query(z)
         counts = np.bincount(labels, minlength=len(centres))
         sums = np.stack([np.bincount(labels, column, len(centres)) for column in z.T], 1)
         moved = np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], centres)
-        if np.allclose(moved, centres, rtol=0, atol=1e-4 * z.std()): break
+        if np.allclose(moved, centres, rtol=0, atol=1e-4 * z.std()):
+            break
         centres = moved
     return centres, labels, float((distance**2).sum())
 
 # %% ../../nbs/analysis/00_latent.ipynb #6c05474c
-def kmeans(latents,          # (N, d)
-           k: int,           # clusters
-           seed: int = 0,
-           restarts: int = 5 # the best of these is kept
-           ) -> tuple[np.ndarray, np.ndarray]:
+def kmeans(
+    latents,  # (N, d)
+    k: int,  # clusters
+    seed: int = 0,
+    restarts: int = 5,  # the best of these is kept
+) -> tuple[np.ndarray, np.ndarray]:
     "Return (centres (k, d), each a particle's latent, cluster of every particle (N,)), numbered along the first principal component."
     z, rng, best = np.asarray(latents, dtype=np.float64), np.random.default_rng(seed), None
-    if not 1 <= k <= len(z): raise InputError(f"kmeans: expected 1 to {len(z)} clusters (one particle each), found {k}")
+    if not 1 <= k <= len(z):
+        raise InputError(f"kmeans: expected 1 to {len(z)} clusters (one particle each), found {k}")
     for _ in range(restarts):
         centres = z[rng.integers(len(z))][None]
         while len(centres) < k:
-            square = cKDTree(centres).query(z)[0]**2
+            square = cKDTree(centres).query(z)[0] ** 2
             chance = square / square.sum() if square.sum() > 0 else np.full(len(z), 1 / len(z))
             centres = np.concatenate([centres, z[rng.choice(len(z), p=chance)][None]])
         trial = _lloyd(z, centres)
-        if best is None or trial[2] < best[2]: best = trial
+        if best is None or trial[2] < best[2]:
+            best = trial
     centres, labels, _ = best
     components, _, _ = pca(z)
     order = np.argsort((centres - z.mean(0)) @ components[0], kind="stable")
@@ -85,34 +98,49 @@ def _knots(z: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray
     some = z[np.random.default_rng(seed).choice(len(z), min(len(z), 4000), replace=False)]
     _, labels = kmeans(some, min(count, len(some) // 5), seed, restarts=1)
     knots = np.stack([some[labels == k].mean(0) for k in np.unique(labels)])
-    near, apart, links = cKDTree(knots).query(z, 2)[1], cdist(knots, knots), np.zeros((len(knots), len(knots)))
+    near, apart, links = (
+        cKDTree(knots).query(z, 2)[1],
+        cdist(knots, knots),
+        np.zeros((len(knots), len(knots))),
+    )
     np.add.at(links, (near[:, 0], near[:, 1]), 1)
     graph = np.where(links + links.T >= 0.05 * len(z) / len(knots), apart, 0)
-    if connected_components(graph)[0] > 1:                       # separate clouds: bridge them where they are closest
+    if connected_components(graph)[0] > 1:  # separate clouds: bridge them where they are closest
         tree = minimum_spanning_tree(apart).toarray()
         graph = np.maximum(graph, np.maximum(tree, tree.T))
     return knots, near, shortest_path(graph, directed=False)
 
-def motion_coordinate(latents,          # (N, d)
-                      knots: int = 30,
-                      seed: int = 0) -> np.ndarray:
+
+def motion_coordinate(
+    latents,  # (N, d)
+    knots: int = 30,
+    seed: int = 0,
+) -> np.ndarray:
     "A number for each particle (N,): its place along the longest direction within the cloud, in latent units. The first principal coordinate if there are too few particles."
     z = np.asarray(latents, dtype=np.float64)
     first = pca(z)[1][:, 0]
-    if len(z) < 20 or len(np.unique(z.round(9), axis=0)) < 20: return first
+    if len(z) < 20 or len(np.unique(z.round(9), axis=0)) < 20:
+        return first
     c, near, d = _knots(z, knots, seed)
     w = np.bincount(near[:, 0], minlength=len(c)) / len(z)
     centre = np.eye(len(c)) - w[None]
-    value, vector = np.linalg.eigh(np.sqrt(w)[:, None] * (-0.5 * centre @ d**2 @ centre.T) * np.sqrt(w))
+    value, vector = np.linalg.eigh(
+        np.sqrt(w)[:, None] * (-0.5 * centre @ d**2 @ centre.T) * np.sqrt(w)
+    )
     u = vector[:, -1] * np.sqrt(max(value[-1], 0)) / np.sqrt(np.maximum(w, 1e-12))
     a, b = near.T
-    between = np.clip(((z - c[a]) * (c[b] - c[a])).sum(1) / np.maximum(((c[b] - c[a])**2).sum(1), 1e-300), 0, 1)
+    between = np.clip(
+        ((z - c[a]) * (c[b] - c[a])).sum(1) / np.maximum(((c[b] - c[a]) ** 2).sum(1), 1e-300), 0, 1
+    )
     place = u[a] + between * (u[b] - u[a])
     return place if ((place - place.mean()) * first).sum() >= 0 else -place
 
-def motion_path(latents,     # (N, d)
-                n: int = 10  # points
-                ) -> np.ndarray:
+
+def motion_path(
+    latents,  # (N, d)
+    n: int = 10,  # points
+) -> np.ndarray:
     "Latents (n, d) along the main motion: averages of the particles around evenly spaced ranks of `motion_coordinate`."
-    if n < 1: raise InputError(f"path: expected at least 1 point, found {n}")
+    if n < 1:
+        raise InputError(f"path: expected at least 1 point, found {n}")
     return _along(np.asarray(latents, dtype=np.float64), motion_coordinate(latents), n)

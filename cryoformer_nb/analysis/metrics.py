@@ -14,44 +14,64 @@ import numpy as np
 import torch
 from scipy.spatial import cKDTree
 
+from cryoformer_nb.analysis.flexibility import (
+    Moments,
+    flexibility_auc,
+    has_regions,
+    query_deviation,
+    read_labels,
+)
 from ..core.conventions import InputError
-from .flexibility import Moments, flexibility_auc, has_regions, query_deviation, read_labels
 from ..core.fsc import fsc_curves
 from ..core.rotations import geodesic_angle
 from ..imaging.simulator import true_volumes
 
 # %% ../../nbs/analysis/02_metrics.ipynb #e82003bf
-def latent_r2(latents,    # (N, d)
-              truth,      # (N,) true state, a number
-              k: int = 20
-              ) -> float:
+def latent_r2(
+    latents,  # (N, d)
+    truth,  # (N,) true state, a number
+    k: int = 20,
+) -> float:
     "Leave-one-out coefficient of determination of `k`-nearest-neighbour regression of the true state on the latent."
     latents, truth = np.asarray(latents, dtype=np.float64), np.asarray(truth, dtype=np.float64)
-    if latents.ndim == 1: latents = latents[:, None]
-    if len(latents) != len(truth): raise InputError(f"latent R2: expected one true state for each of {len(latents)} latents, found {len(truth)}; is it the truth of this set?")
-    if len(latents) < 3 or not np.isfinite(latents).all(): raise InputError("latent R2: expected at least 3 particles with finite latents; check the training")
+    if latents.ndim == 1:
+        latents = latents[:, None]
+    if len(latents) != len(truth):
+        raise InputError(
+            f"latent R2: expected one true state for each of {len(latents)} latents, found {len(truth)}; is it the truth of this set?"
+        )
+    if len(latents) < 3 or not np.isfinite(latents).all():
+        raise InputError(
+            "latent R2: expected at least 3 particles with finite latents; check the training"
+        )
     k = min(k, len(latents) - 1)
-    _, near = cKDTree(latents, balanced_tree=False, compact_nodes=False).query(latents, k + 1, workers=-1)
-    votes = near != np.arange(len(latents))[:, None]             # not itself; among many identical latents it may not even be listed
+    _, near = cKDTree(latents, balanced_tree=False, compact_nodes=False).query(
+        latents, k + 1, workers=-1
+    )
+    votes = (
+        near != np.arange(len(latents))[:, None]
+    )  # not itself; among many identical latents it may not even be listed
     votes[votes.all(1), -1] = False
     guess = (truth[near] * votes).sum(1) / k
-    spread = ((truth - truth.mean())**2).sum()
-    return float(1 - ((truth - guess)**2).sum() / spread) if spread > 0 else 0.0
+    spread = ((truth - truth.mean()) ** 2).sum()
+    return float(1 - ((truth - guess) ** 2).sum() / spread) if spread > 0 else 0.0
 
 # %% ../../nbs/analysis/02_metrics.ipynb #20fdb8c7
 class PoseError(NamedTuple):
     "Errors of poses after the best common rotation and displacement."
-    rotation_median: float        # rad
-    rotation_mean_square: float   # rad^2
-    shift_median: float           # px; nan without shifts
-    shift_mean_square: float      # px^2
-    angles: np.ndarray            # (N,) rad
-    distances: np.ndarray         # (N,) px
-    rotation: np.ndarray          # (3, 3) Q
+
+    rotation_median: float  # rad
+    rotation_mean_square: float  # rad^2
+    shift_median: float  # px; nan without shifts
+    shift_mean_square: float  # px^2
+    angles: np.ndarray  # (N,) rad
+    distances: np.ndarray  # (N,) px
+    rotation: np.ndarray  # (3, 3) Q
 
     def summary(self) -> dict:
         "Medians and mean squares by name."
         return {name: float(value) for name, value in zip(self._fields[:4], self)}
+
 
 def common_rotation(Ra: torch.Tensor, Rb: torch.Tensor) -> torch.Tensor:
     "The rotation Q that minimises the sum of |Ra - Rb Q|^2, for Ra, Rb (N, 3, 3)."
@@ -59,51 +79,81 @@ def common_rotation(Ra: torch.Tensor, Rb: torch.Tensor) -> torch.Tensor:
     flip = torch.diag(torch.tensor([1, 1, torch.linalg.det(U @ Vt).sign()], dtype=Ra.dtype))
     return U @ flip @ Vt
 
+
 def after_displacement(R: torch.Tensor, difference: torch.Tensor, rounds: int = 8) -> torch.Tensor:
     "What is left of shift differences (N, 2) px after the best displacement of the molecule, robust to wrong particles."
     rows, weight = R[:, :2].reshape(-1, 3), torch.ones(len(R), dtype=R.dtype)
-    for _ in range(rounds):                                     # iteratively reweighted least squares
+    for _ in range(rounds):  # iteratively reweighted least squares
         w = weight.sqrt().repeat_interleave(2)[:, None]
-        left = difference - (rows @ torch.linalg.lstsq(rows * w, difference.reshape(-1, 1) * w).solution).reshape(-1, 2)
+        left = difference - (
+            rows @ torch.linalg.lstsq(rows * w, difference.reshape(-1, 1) * w).solution
+        ).reshape(-1, 2)
         weight = 1 / (left.square().sum(-1) + 0.1 + left.square().sum(-1).median())
     return left
 
 # %% ../../nbs/analysis/02_metrics.ipynb #4b5ad553
-def pose_error(Ra,             # (N, 3, 3) true rotations
-               Rb,             # (N, 3, 3) estimated
-               shifts_a=None,  # (N, 2) pixels
-               shifts_b=None   # (N, 2)
-               ) -> PoseError:
+def pose_error(
+    Ra,  # (N, 3, 3) true rotations
+    Rb,  # (N, 3, 3) estimated
+    shifts_a=None,  # (N, 2) pixels
+    shifts_b=None,  # (N, 2)
+) -> PoseError:
     "Compare poses up to one rotation, and shifts up to one displacement, of the molecule."
     Ra, Rb = (torch.as_tensor(np.asarray(R), dtype=torch.float64) for R in (Ra, Rb))
-    if Ra.shape != Rb.shape: raise InputError(f"poses: expected as many true as estimated rotations, found {len(Ra)} and {len(Rb)}; is it the truth of this set?")
+    if Ra.shape != Rb.shape:
+        raise InputError(
+            f"poses: expected as many true as estimated rotations, found {len(Ra)} and {len(Rb)}; is it the truth of this set?"
+        )
     Q = common_rotation(Ra, Rb)
     turned = Rb @ Q
-    angles, distances = geodesic_angle(Ra, turned), torch.full((len(Ra),), float("nan"), dtype=Ra.dtype)
+    angles, distances = (
+        geodesic_angle(Ra, turned),
+        torch.full((len(Ra),), float("nan"), dtype=Ra.dtype),
+    )
     if shifts_a is not None and shifts_b is not None:
-        difference = torch.as_tensor(np.asarray(shifts_a) - np.asarray(shifts_b), dtype=torch.float64)
+        difference = torch.as_tensor(
+            np.asarray(shifts_a) - np.asarray(shifts_b), dtype=torch.float64
+        )
         distances = after_displacement(turned, difference).norm(dim=-1)
-    return PoseError(angles.median().item(), angles.square().mean().item(), distances.median().item(), distances.square().mean().item(), angles.numpy(), distances.numpy(), Q.numpy())
+    return PoseError(
+        angles.median().item(),
+        angles.square().mean().item(),
+        distances.median().item(),
+        distances.square().mean().item(),
+        angles.numpy(),
+        distances.numpy(),
+        Q.numpy(),
+    )
 
 # %% ../../nbs/analysis/02_metrics.ipynb #3183fbc9
-def _chunk(box: int) -> int: return max(1, 2**21 // box**3)   # volumes at a time: 8 MB of float32
+def _chunk(box: int) -> int:
+    return max(1, 2**21 // box**3)  # volumes at a time: 8 MB of float32
 
-def per_particle_fsc(volumes,     # callable: particle numbers (k,) -> their maps (..., k, D, D, D)
-                     truth_dir,   # folder with atoms.npz and labels.npy
-                     indices,     # (n,) particle numbers
-                     box: int
-                     ) -> np.ndarray:
+
+def per_particle_fsc(
+    volumes,  # callable: particle numbers (k,) -> their maps (..., k, D, D, D)
+    truth_dir,  # folder with atoms.npz and labels.npy
+    indices,  # (n,) particle numbers
+    box: int,
+) -> np.ndarray:
     "FSC (..., n, D/2 + 1) of each particle's map against the true map of its state; leading axes of `volumes` are several guesses at once."
     labels, indices = np.rint(read_labels(truth_dir)).astype(int), np.asarray(indices)
     order, curves = np.argsort(labels[indices], kind="stable"), []
     for rows in np.array_split(order, max(1, -(-len(order) // _chunk(box)))):
         states, which = np.unique(labels[indices[rows]], return_inverse=True)
         true = torch.as_tensor(true_volumes(truth_dir, states, box))[which]
-        curves.append(fsc_curves(torch.as_tensor(np.asarray(volumes(indices[rows])), dtype=torch.float32), true.float()).numpy())
+        curves.append(
+            fsc_curves(
+                torch.as_tensor(np.asarray(volumes(indices[rows])), dtype=torch.float32),
+                true.float(),
+            ).numpy()
+        )
     return np.concatenate(curves, -2)[..., np.argsort(order), :]
 
-def mean_fsc(curves  # (..., D/2 + 1)
-             ) -> np.ndarray:
+
+def mean_fsc(
+    curves,  # (..., D/2 + 1)
+) -> np.ndarray:
     "The average over shells 1..D/2, (...); shell 0, the mean grey value, says nothing."
     return np.asarray(curves)[..., 1:].mean(-1)
 
@@ -113,47 +163,83 @@ def population_mean(truth_dir, box: int) -> np.ndarray:
     states, counts = np.unique(np.rint(read_labels(truth_dir)).astype(int), return_counts=True)
     total, chunk = torch.zeros(box, box, box), _chunk(box)
     for k in range(0, len(states), chunk):
-        share = torch.as_tensor(counts[k:k + chunk] / counts.sum(), dtype=torch.float32)
-        total += torch.tensordot(share, torch.as_tensor(true_volumes(truth_dir, states[k:k + chunk], box)).float(), 1)
+        share = torch.as_tensor(counts[k : k + chunk] / counts.sum(), dtype=torch.float32)
+        total += torch.tensordot(
+            share, torch.as_tensor(true_volumes(truth_dir, states[k : k + chunk], box)).float(), 1
+        )
     return total.numpy()
 
 # %% ../../nbs/analysis/02_metrics.ipynb #36db2b3a
 def moving_parts(run, truth_dir, latents, moments: Moments) -> dict:
     "How well the deviation of the density (`moments` of the maps of `latents`), and of the queries if the run has a model, find the truly moving voxels: areas under the ROC curve."
     maps = dict(density=moments.deviation, mean=moments.mean)
-    if has_regions(run): maps["queries"] = np.sqrt((query_deviation(run, latents)**2).sum(0))
+    if has_regions(run):
+        maps["queries"] = np.sqrt((query_deviation(run, latents) ** 2).sum(0))
     area = flexibility_auc(truth_dir, maps)
-    return {f"flexibility_{'auc' if name == 'density' else name}": value for name, value in area.items()}
+    return {
+        f"flexibility_{'auc' if name == 'density' else name}": value for name, value in area.items()
+    }
+
 
 def read_poses(truth_dir) -> tuple[np.ndarray, np.ndarray]:
     "The true rotations (N, 3, 3) and shifts (N, 2), in px, of a simulated set."
-    try: return tuple(np.load(Path(truth_dir) / f"{name}.npy") for name in ("rotations", "shifts_px"))
-    except (OSError, ValueError) as error: raise InputError(f"{truth_dir}: expected the truth folder of a simulated set with rotations.npy and shifts_px.npy, found none ({error}); check the path") from error
+    try:
+        return tuple(
+            np.load(Path(truth_dir) / f"{name}.npy") for name in ("rotations", "shifts_px")
+        )
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{truth_dir}: expected the truth folder of a simulated set with rotations.npy and shifts_px.npy, found none ({error}); check the path"
+        ) from error
+
 
 def pose_scores(run, truth_dir) -> dict:
     "Errors of the run's poses, rotation in rad and shift in px; empty if run or truth have none."
-    if getattr(run, "poses", None) is None or not (Path(truth_dir) / "rotations.npy").exists(): return {}
+    if getattr(run, "poses", None) is None or not (Path(truth_dir) / "rotations.npy").exists():
+        return {}
     R, t = read_poses(truth_dir)
     return pose_error(R, run.poses[0], t, run.poses[1]).summary()
 
 # %% ../../nbs/analysis/02_metrics.ipynb #11c846cd
-def score(run,                  # .latents (N, d), .box, .volumes(zs) -> (k, D, D, D); optional .mean and .poses
-          truth_dir,            # truth folder of the simulation
-          n: int = 100,         # particles whose maps are compared
-          seed: int = 0
-          ) -> dict:
+def score(
+    run,  # .latents (N, d), .box, .volumes(zs) -> (k, D, D, D); optional .mean and .poses
+    truth_dir,  # truth folder of the simulation
+    n: int = 100,  # particles whose maps are compared
+    seed: int = 0,
+) -> dict:
     "Compare a run with the truth: latent R2, mean FSC, its curve, the ceiling of a homogeneous map on the same particles, and how well the moving voxels are found (notebook analysis/flexibility)."
     labels, latents = read_labels(truth_dir), np.asarray(run.latents)
-    if len(labels) != len(latents): raise InputError(f"{truth_dir}: expected the truth of {len(latents)} particles, found {len(labels)}; is it the truth of this set?")
-    rows = np.sort(np.random.default_rng(seed).choice(len(labels), min(n, len(labels)), replace=False))
-    single = [population_mean(truth_dir, run.box)] + ([np.asarray(run.mean)] if getattr(run, "mean", None) is not None else [])
+    if len(labels) != len(latents):
+        raise InputError(
+            f"{truth_dir}: expected the truth of {len(latents)} particles, found {len(labels)}; is it the truth of this set?"
+        )
+    rows = np.sort(
+        np.random.default_rng(seed).choice(len(labels), min(n, len(labels)), replace=False)
+    )
+    single = [population_mean(truth_dir, run.box)] + (
+        [np.asarray(run.mean)] if getattr(run, "mean", None) is not None else []
+    )
     moments = Moments()
+
     def guesses(k):
         maps = np.asarray(run.volumes(latents[k]))
-        for volume in maps: moments.add(volume)
+        for volume in maps:
+            moments.add(volume)
         return np.stack([maps, *(np.repeat(v[None], len(k), 0) for v in single)])
+
     curves, ceiling, *mean = per_particle_fsc(guesses, truth_dir, rows, run.box)
-    result = dict(latent_r2=latent_r2(latents, labels), mean_fsc=float(mean_fsc(curves).mean()), ceiling=float(mean_fsc(ceiling).mean()), **moving_parts(run, truth_dir, latents[rows], moments),
-                  fsc_curve=curves.mean(0).tolist(), fsc_low=np.percentile(curves, 10, 0).tolist(), fsc_high=np.percentile(curves, 90, 0).tolist(), ceiling_curve=ceiling.mean(0).tolist(), particles=rows.tolist(), particle_fsc=mean_fsc(curves).tolist())
-    if mean: result["mean_map_fsc"] = float(mean_fsc(mean[0]).mean())
+    result = dict(
+        latent_r2=latent_r2(latents, labels),
+        mean_fsc=float(mean_fsc(curves).mean()),
+        ceiling=float(mean_fsc(ceiling).mean()),
+        **moving_parts(run, truth_dir, latents[rows], moments),
+        fsc_curve=curves.mean(0).tolist(),
+        fsc_low=np.percentile(curves, 10, 0).tolist(),
+        fsc_high=np.percentile(curves, 90, 0).tolist(),
+        ceiling_curve=ceiling.mean(0).tolist(),
+        particles=rows.tolist(),
+        particle_fsc=mean_fsc(curves).tolist(),
+    )
+    if mean:
+        result["mean_map_fsc"] = float(mean_fsc(mean[0]).mean())
     return result | pose_scores(run, truth_dir)

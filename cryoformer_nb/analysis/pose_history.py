@@ -13,54 +13,117 @@ import plotly.graph_objects as go
 import torch
 from plotly.subplots import make_subplots
 
+from .metrics import pose_error
 from ..core.conventions import InputError
 from ..core.figures import PALETTE
-from .metrics import pose_error
-from ..particles.particles import evenly
 from ..core.rotations import geodesic_angle
+from ..particles.particles import evenly
 
 # %% ../../nbs/analysis/03_pose_history.ipynb #c5163b62
 class PoseHistory(NamedTuple):
     "Stages of a refinement: names, and for each stage and remembered particle directions, angles and distances."
-    stages: list               # s names
-    directions: np.ndarray     # (s, m, 3) view directions in the molecule's frame
-    angles: np.ndarray         # (s, m) rad: to the truth if it is known, else from the given rotation
-    distances: np.ndarray      # (s, m) px: likewise
+
+    stages: list  # s names
+    directions: np.ndarray  # (s, m, 3) view directions in the molecule's frame
+    angles: np.ndarray  # (s, m) rad: to the truth if it is known, else from the given rotation
+    distances: np.ndarray  # (s, m) px: likewise
     truth: bool
+
 
 def stage_names(snapshots: list) -> list:
     "given, align 1, align 2, ..., refine 1, ..., end."
     seen = {}
-    for s in snapshots: seen.setdefault(s["stage"], []).append(1)
+    for s in snapshots:
+        seen.setdefault(s["stage"], []).append(1)
     number = {name: 0 for name in seen}
     names = []
     for s in snapshots:
         number[s["stage"]] += 1
-        names.append(s["stage"] if len(seen[s["stage"]]) == 1 else f"{s['stage']} {number[s['stage']]}")
+        names.append(
+            s["stage"] if len(seen[s["stage"]]) == 1 else f"{s['stage']} {number[s['stage']]}"
+        )
     return names
 
-def pose_history(snapshots: list,              # of a run: dicts with stage, rotations (m, 3, 3), shifts_px (m, 2)
-                 rotations=None,               # (N, 3, 3) true rotations of the whole set
-                 shifts_px=None                # (N, 2)
-                 ) -> PoseHistory:
+
+def pose_history(
+    snapshots: list,  # of a run: dicts with stage, rotations (m, 3, 3), shifts_px (m, 2)
+    rotations=None,  # (N, 3, 3) true rotations of the whole set
+    shifts_px=None,  # (N, 2)
+) -> PoseHistory:
     "What the snapshots say; errors are up to one rotation and displacement of the molecule. `InputError` without snapshots."
-    if not snapshots: raise InputError("poses: expected a run that refined its poses, found none; train with --poses refine")
-    R, t = (torch.stack([torch.as_tensor(s[name], dtype=torch.float64) for s in snapshots]) for name in ("rotations", "shifts_px"))
-    if rotations is None: angles, distances = geodesic_angle(R, R[:1]), (t - t[:1]).norm(dim=-1)
+    if not snapshots:
+        raise InputError(
+            "poses: expected a run that refined its poses, found none; train with --poses refine"
+        )
+    R, t = (
+        torch.stack([torch.as_tensor(s[name], dtype=torch.float64) for s in snapshots])
+        for name in ("rotations", "shifts_px")
+    )
+    if rotations is None:
+        angles, distances = geodesic_angle(R, R[:1]), (t - t[:1]).norm(dim=-1)
     else:
         rows = evenly(len(rotations), R.shape[1])
-        found = [pose_error(np.asarray(rotations)[rows], a, np.asarray(shifts_px)[rows], b) for a, b in zip(R, t)]
-        angles, distances = (np.stack([getattr(f, name) for f in found]) for name in ("angles", "distances"))
-    return PoseHistory(stage_names(snapshots), R[:, :, 2].numpy(), np.asarray(angles), np.asarray(distances), rotations is not None)
+        found = [
+            pose_error(np.asarray(rotations)[rows], a, np.asarray(shifts_px)[rows], b)
+            for a, b in zip(R, t)
+        ]
+        angles, distances = (
+            np.stack([getattr(f, name) for f in found]) for name in ("angles", "distances")
+        )
+    return PoseHistory(
+        stage_names(snapshots),
+        R[:, :, 2].numpy(),
+        np.asarray(angles),
+        np.asarray(distances),
+        rotations is not None,
+    )
 
 # %% ../../nbs/analysis/03_pose_history.ipynb #8e9a841e
-def _curve(fig: go.Figure, history: PoseHistory, values: np.ndarray, colour: str, unit: str, row: int) -> None:
+def _curve(
+    fig: go.Figure, history: PoseHistory, values: np.ndarray, colour: str, unit: str, row: int
+) -> None:
     "Median and quartiles of (s, m) values over the stages."
     low, middle, high = np.percentile(values, [25, 50, 75], 1)
     x = list(range(len(history.stages)))
-    fig.add_trace(go.Scatter(x=x + x[::-1], y=[*high, *low[::-1]], fill="toself", fillcolor=colour, opacity=0.2, line_width=0, hoverinfo="skip", showlegend=False), row, 1)
-    fig.add_trace(go.Scatter(x=x, y=middle, line=dict(color=colour, width=2), text=history.stages, hovertemplate="%{text}: %{y:.3f} " + unit + "<extra></extra>", showlegend=False), row, 1)
-    fig.add_trace(go.Scatter(x=[x[-1]], y=[middle[-1]], mode="markers", marker=dict(color=colour, size=11, line=dict(color="white", width=2)), hoverinfo="skip", showlegend=False), row, 1)
+    fig.add_trace(
+        go.Scatter(
+            x=x + x[::-1],
+            y=[*high, *low[::-1]],
+            fill="toself",
+            fillcolor=colour,
+            opacity=0.2,
+            line_width=0,
+            hoverinfo="skip",
+            showlegend=False,
+        ),
+        row,
+        1,
+    )
+    fig.add_trace(
+        go.Scatter(
+            x=x,
+            y=middle,
+            line=dict(color=colour, width=2),
+            text=history.stages,
+            hovertemplate="%{text}: %{y:.3f} " + unit + "<extra></extra>",
+            showlegend=False,
+        ),
+        row,
+        1,
+    )
+    fig.add_trace(
+        go.Scatter(
+            x=[x[-1]],
+            y=[middle[-1]],
+            mode="markers",
+            marker=dict(color=colour, size=11, line=dict(color="white", width=2)),
+            hoverinfo="skip",
+            showlegend=False,
+        ),
+        row,
+        1,
+    )
+
 
 def _sphere(history: PoseHistory, stage: int, points: int) -> dict:
     "Marker positions and colours of a stage."
@@ -68,45 +131,118 @@ def _sphere(history: PoseHistory, stage: int, points: int) -> dict:
     x, y, z = history.directions[stage, rows].astype(np.float32).T.round(3)
     return dict(x=x, y=y, z=z, marker_color=history.angles[stage, rows].astype(np.float32).round(3))
 
+
 def _globe() -> go.Surface:
     "A pale unit sphere, so that the near side can be told from the far side."
     theta, phi = np.meshgrid(np.linspace(0, np.pi, 13), np.linspace(0, 2 * np.pi, 25))
-    x, y, z = (np.round(0.97 * v, 2).astype(np.float32) for v in (np.sin(theta) * np.cos(phi), np.sin(theta) * np.sin(phi), np.cos(theta)))
-    return go.Surface(x=x, y=y, z=z, surfacecolor=np.zeros(x.shape, np.uint8), colorscale=[[0, "#d9dde3"], [1, "#d9dde3"]], showscale=False, opacity=0.55, hoverinfo="skip", lighting=dict(ambient=0.9, diffuse=0.2, specular=0))
+    x, y, z = (
+        np.round(0.97 * v, 2).astype(np.float32)
+        for v in (np.sin(theta) * np.cos(phi), np.sin(theta) * np.sin(phi), np.cos(theta))
+    )
+    return go.Surface(
+        x=x,
+        y=y,
+        z=z,
+        surfacecolor=np.zeros(x.shape, np.uint8),
+        colorscale=[[0, "#d9dde3"], [1, "#d9dde3"]],
+        showscale=False,
+        opacity=0.55,
+        hoverinfo="skip",
+        lighting=dict(ambient=0.9, diffuse=0.2, specular=0),
+    )
 
 # %% ../../nbs/analysis/03_pose_history.ipynb #cc68a510
-def pose_figure(history: PoseHistory,
-                points: int = 300        # particles on the sphere
-                ) -> go.Figure:
+def pose_figure(
+    history: PoseHistory,
+    points: int = 300,  # particles on the sphere
+) -> go.Figure:
     "Medians over the stages and the directions of the last one; traces 2 and 5 mark the stage, trace 6 is the sphere."
     what = "error" if history.truth else "moved since the start"
-    fig = make_subplots(2, 2, specs=[[{}, {"type": "scene", "rowspan": 2}], [{}, None]], column_widths=[0.5, 0.5], vertical_spacing=0.08, horizontal_spacing=0.03, shared_xaxes=True)
+    fig = make_subplots(
+        2,
+        2,
+        specs=[[{}, {"type": "scene", "rowspan": 2}], [{}, None]],
+        column_widths=[0.5, 0.5],
+        vertical_spacing=0.08,
+        horizontal_spacing=0.03,
+        shared_xaxes=True,
+    )
     _curve(fig, history, history.angles, PALETTE[0], "rad", 1)
     _curve(fig, history, history.distances, PALETTE[1], "px", 2)
     top = float(np.percentile(history.angles, 95))
     bar = dict(title=dict(text=f"{what} (rad)", side="right"), thickness=12, len=0.8)
-    fig.add_trace(go.Scatter3d(**_sphere(history, -1, points), mode="markers", marker=dict(size=3.5, colorscale="Viridis", cmin=0, cmax=top, colorbar=bar), showlegend=False,
-                               hovertemplate="direction (%{x:.2f}, %{y:.2f}, %{z:.2f}), %{marker.color:.3f} rad<extra></extra>"), 1, 2)
+    fig.add_trace(
+        go.Scatter3d(
+            **_sphere(history, -1, points),
+            mode="markers",
+            marker=dict(size=3.5, colorscale="Viridis", cmin=0, cmax=top, colorbar=bar),
+            showlegend=False,
+            hovertemplate="direction (%{x:.2f}, %{y:.2f}, %{z:.2f}), %{marker.color:.3f} rad<extra></extra>",
+        ),
+        1,
+        2,
+    )
     fig.add_trace(_globe(), 1, 2)
     fig.update_yaxes(title_text="rotation (rad)", rangemode="tozero", row=1, col=1)
     fig.update_yaxes(title_text="shift (px)", rangemode="tozero", row=2, col=1)
     kinds = [name.split()[0] for name in history.stages]
-    middle = {kind: float(np.mean([k for k, other in enumerate(kinds) if other == kind])) for kind in kinds}      # names of all stages would lie over one another
+    middle = {
+        kind: float(np.mean([k for k, other in enumerate(kinds) if other == kind]))
+        for kind in kinds
+    }  # names of all stages would lie over one another
     fig.update_xaxes(tickvals=list(middle.values()), ticktext=list(middle), row=2, col=1)
     axis = dict(range=[-1.1, 1.1], showticklabels=False, showbackground=False, gridcolor="#ddd")
-    fig.update_scenes(aspectmode="cube", camera_eye=dict(x=1.05, y=1.05, z=0.7), **{f"{a}axis": axis | dict(title=f"v<sub>{a}</sub>") for a in "xyz"})
-    return fig.update_layout(template="simple_white", height=460, margin=dict(l=60, r=10, t=40, b=40), title=dict(text=f"Median {what}; view directions", font_size=15))
+    fig.update_scenes(
+        aspectmode="cube",
+        camera_eye=dict(x=1.05, y=1.05, z=0.7),
+        **{f"{a}axis": axis | dict(title=f"v<sub>{a}</sub>") for a in "xyz"},
+    )
+    return fig.update_layout(
+        template="simple_white",
+        height=460,
+        margin=dict(l=60, r=10, t=40, b=40),
+        title=dict(text=f"Median {what}; view directions", font_size=15),
+    )
 
 # %% ../../nbs/analysis/03_pose_history.ipynb #cd72e99f
 def stage_changes(history: PoseHistory, stage: int, points: int = 300) -> list:
     "New properties of traces 2, 5 and 6 of `pose_figure` that show a stage."
-    return [dict(x=[stage], y=[float(np.median(values[stage]))]) for values in (history.angles, history.distances)] + [_sphere(history, stage, points)]
+    return [
+        dict(x=[stage], y=[float(np.median(values[stage]))])
+        for values in (history.angles, history.distances)
+    ] + [_sphere(history, stage, points)]
+
 
 def animated_pose_figure(history: PoseHistory, points: int = 120) -> go.Figure:
     "`pose_figure` with a slider over the stages that needs no kernel."
     fig = pose_figure(history, points)
     kinds = (go.Scatter, go.Scatter, go.Scatter3d)
-    fig.frames = [go.Frame(name=str(k), traces=[2, 5, 6], data=[kind(**change) for kind, change in zip(kinds, stage_changes(history, k, points))]) for k in range(len(history.stages))]
-    to = lambda k: [[str(k)], dict(mode="immediate", frame=dict(duration=0, redraw=True), transition=dict(duration=0))]
-    steps = [dict(method="animate", label=name, args=to(k)) for k, name in enumerate(history.stages)]
-    return fig.update_layout(sliders=[dict(active=len(steps) - 1, steps=steps, currentvalue=dict(prefix="stage: ", font_size=14), font=dict(size=1), x=0, len=1, pad=dict(t=60))], height=560)
+    fig.frames = [
+        go.Frame(
+            name=str(k),
+            traces=[2, 5, 6],
+            data=[kind(**change) for kind, change in zip(kinds, stage_changes(history, k, points))],
+        )
+        for k in range(len(history.stages))
+    ]
+    to = lambda k: [
+        [str(k)],
+        dict(mode="immediate", frame=dict(duration=0, redraw=True), transition=dict(duration=0)),
+    ]
+    steps = [
+        dict(method="animate", label=name, args=to(k)) for k, name in enumerate(history.stages)
+    ]
+    return fig.update_layout(
+        sliders=[
+            dict(
+                active=len(steps) - 1,
+                steps=steps,
+                currentvalue=dict(prefix="stage: ", font_size=14),
+                font=dict(size=1),
+                x=0,
+                len=1,
+                pad=dict(t=60),
+            )
+        ],
+        height=560,
+    )

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..model.config import Config
-from ..core.conventions import InputError
 from ..analysis.metrics import score
-from ..imaging.simulator import simulate
 from .tables import Size, write_table
+from ..core.conventions import InputError
+from ..imaging.simulator import simulate
+from ..model.config import Config
 from ..training.training import Run, train
 
 # %% ../../nbs/bench/02_ablation.ipynb #20681c97
@@ -31,57 +31,102 @@ VARIANTS = {
     "queries: 6 per axis": dict(queries=6),
     "readout by FFN (paper)": dict(readout="ffn"),
     "nearest query (paper)": dict(interpolation="nearest"),
-    "image encoder (paper)": dict(encoder="image")}
+    "image encoder (paper)": dict(encoder="image"),
+}
 
 #: Rows of the full size only.
-LARGE = {"queries: 8 per axis": dict(queries=8), "queries: 16 per axis": dict(queries=16), "all of the paper's readings": {k: v for k, v in vars(Config.preset("paper")).items() if v != getattr(Config(), k)}}
+LARGE = {
+    "queries: 8 per axis": dict(queries=8),
+    "queries: 16 per axis": dict(queries=16),
+    "all of the paper's readings": {
+        k: v for k, v in vars(Config.preset("paper")).items() if v != getattr(Config(), k)
+    },
+}
 
 ABLATION_SIZES = {"small": Size(2000, 32, None, 8), "full": Size(50000, 128, None, 20)}
-ABLATION_COLUMNS = {"variant": "variant", "mean_fsc_text": "mean FSC", "latent_r2_text": "latent R2", "ms_per_image": "ms an image", "parameters": "parameters"}
+ABLATION_COLUMNS = {
+    "variant": "variant",
+    "mean_fsc_text": "mean FSC",
+    "latent_r2_text": "latent R2",
+    "ms_per_image": "ms an image",
+    "parameters": "parameters",
+}
 
 # %% ../../nbs/bench/02_ablation.ipynb #7e36e712
 def figures(run: Run, truth) -> dict:
     "What a run scores and costs."
     found = score(run, truth)
-    return dict(mean_fsc=found["mean_fsc"], latent_r2=found["latent_r2"], ceiling=found["ceiling"], loss=float(run.history.loss.iloc[-1]),
-                ms_per_image=float(1e3 / run.history.images_per_second.median()), parameters=sum(p.numel() for p in run.model.parameters()))
+    return dict(
+        mean_fsc=found["mean_fsc"],
+        latent_r2=found["latent_r2"],
+        ceiling=found["ceiling"],
+        loss=float(run.history.loss.iloc[-1]),
+        ms_per_image=float(1e3 / run.history.images_per_second.median()),
+        parameters=sum(p.numel() for p in run.model.parameters()),
+    )
+
 
 def spread(values: list) -> str:
     "Mean and standard deviation as a table shows them."
-    return f"{np.mean(values):.3f}" + (f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else "")
+    return f"{np.mean(values):.3f}" + (
+        f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
+    )
+
 
 def ablation_row(star, name: str, config: Config, seeds: int, epochs: float) -> dict:
     "Train with each seed; means over the seeds, and each run's own figures."
     runs = []
     for seed in range(config.seed, config.seed + seeds):
         with tempfile.TemporaryDirectory() as folder:
-            run = train(star, Path(folder) / "run", epochs=epochs, config=replace(config, seed=seed), progress=False)
+            run = train(
+                star,
+                Path(folder) / "run",
+                epochs=epochs,
+                config=replace(config, seed=seed),
+                progress=False,
+            )
             runs.append(dict(seed=seed, **figures(run, Path(star).parent / "truth")))
-    means = {key: float(np.mean([r[key] for r in runs])) for key in runs[0] if key not in ("seed", "parameters")}
+    means = {
+        key: float(np.mean([r[key] for r in runs]))
+        for key in runs[0]
+        if key not in ("seed", "parameters")
+    }
     texts = {f"{key}_text": spread([r[key] for r in runs]) for key in ("mean_fsc", "latent_r2")}
     return dict(variant=name, **means, parameters=runs[0]["parameters"], **texts, runs=runs)
 
 # %% ../../nbs/bench/02_ablation.ipynb #4a6c9a8e
-def ablation(size: str = "small",       # "small" (a CPU, about a quarter of an hour) or "full" (a GPU)
-             out=None,                  # folder for ablation.json and ablation.md, written after each row
-             seeds: int = 3,            # trainings a row
-             config: Config = Config(), # what "full model" means
-             show=lambda text: None,    # called with a line of progress
-             variants: dict | None = None,   # name: changed settings (default: `VARIANTS`, and `LARGE` at the full size)
-             preset: str = "arm",       # molecule
-             **changed                  # fields of `Size`
-             ) -> tuple:                # (rows, Markdown)
+def ablation(
+    size: str = "small",  # "small" (a CPU, about a quarter of an hour) or "full" (a GPU)
+    out=None,  # folder for ablation.json and ablation.md, written after each row
+    seeds: int = 3,  # trainings a row
+    config: Config = Config(),  # what "full model" means
+    show=lambda text: None,  # called with a line of progress
+    variants: dict
+    | None = None,  # name: changed settings (default: `VARIANTS`, and `LARGE` at the full size)
+    preset: str = "arm",  # molecule
+    **changed,  # fields of `Size`
+) -> tuple:  # (rows, Markdown)
     "Regenerate Table 3: each part left out, on one set. `InputError` for the full size without a GPU."
-    if size == "full" and not torch.cuda.is_available() and not changed: raise InputError("ablation: expected a GPU for --full, found none; --small runs on a CPU")
+    if size == "full" and not torch.cuda.is_available() and not changed:
+        raise InputError("ablation: expected a GPU for --full, found none; --small runs on a CPU")
     size_, rows = ABLATION_SIZES[size]._replace(**changed), []
     variants = variants or VARIANTS | (LARGE if size == "full" else {})
-    notes = [f"Made by `cryoformer benchmark ablation --{size}`: the {preset} preset, {size_.n} images of {size_.box} px, SNR 0.1, true poses, {size_.epochs:g} passes; the same images for all, mean and standard deviation over "
-             f"{seeds} seeds of the training. Maps of 100 particles against their own true maps, no mask."]
+    notes = [
+        f"Made by `cryoformer benchmark ablation --{size}`: the {preset} preset, {size_.n} images of {size_.box} px, SNR 0.1, true poses, {size_.epochs:g} passes; the same images for all, mean and standard deviation over "
+        f"{seeds} seeds of the training. Maps of 100 particles against their own true maps, no mask."
+    ]
     with tempfile.TemporaryDirectory() as folder:
         star = simulate(Path(folder) / "set", preset, size_.n, size_.box, snr=0.1, seed=config.seed)
         for name, settings in variants.items():
             show(name)
             rows.append(ablation_row(star, name, replace(config, **settings), seeds, size_.epochs))
             ceiling = f"The true average, the ceiling of any single map, has a mean FSC of {rows[0]['ceiling']:.3f}."
-            text = write_table(out, "ablation", "Ablation (Table 3 of the paper)", rows, ABLATION_COLUMNS, notes + [ceiling])
+            text = write_table(
+                out,
+                "ablation",
+                "Ablation (Table 3 of the paper)",
+                rows,
+                ABLATION_COLUMNS,
+                notes + [ceiling],
+            )
     return rows, text

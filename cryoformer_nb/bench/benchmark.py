@@ -15,63 +15,105 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..model.config import Config
-from ..particles.consensus import consensus
-from ..training.losses import image_loss, latent_channel
-from ..particles.masks import sphere_mask
 from ..analysis.metrics import score
-from ..particles.particles import load_particles
 from ..imaging.projector import image_positions, splat
 from ..imaging.simulator import simulate
+from ..model.config import Config
+from ..particles.consensus import consensus
+from ..particles.masks import sphere_mask
+from ..particles.particles import load_particles
+from ..training.losses import image_loss, latent_channel
 from ..training.training import Run, Trainer, train
 
 # %% ../../nbs/bench/00_benchmark.ipynb #bf9f21ab
-def quality(star,                        # star file of a simulated set, its truth beside it
-            minutes: float = 5.0,
-            config: Config = Config(),
-            n: int = 100                 # particles scored
-            ) -> dict:
+def quality(
+    star,  # star file of a simulated set, its truth beside it
+    minutes: float = 5.0,
+    config: Config = Config(),
+    n: int = 100,  # particles scored
+) -> dict:
     "Train into a temporary folder and score: latent_r2, mean_fsc, ceiling, consensus_fsc (back-projection), epochs, ms_per_image."
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        run = train(star, Path(folder) / "run", minutes=minutes, config=config, progress=False, started=started)
+        run = train(
+            star,
+            Path(folder) / "run",
+            minutes=minutes,
+            config=config,
+            progress=False,
+            started=started,
+        )
         seconds = time.perf_counter() - started
         found = score(run, Path(star).parent / "truth", n=n)
         back = consensus_score(run, Path(star).parent / "truth", n)
         history = run.history
-    return dict(minutes=seconds / 60, epochs=float(history.epoch.iloc[-1]), ms_per_image=float(1e3 / history.images_per_second.median()), voxels=int(history.voxels.iloc[-1]),
-                latent_r2=found["latent_r2"], mean_fsc=found["mean_fsc"], ceiling=found["ceiling"], consensus_fsc=back)
+    return dict(
+        minutes=seconds / 60,
+        epochs=float(history.epoch.iloc[-1]),
+        ms_per_image=float(1e3 / history.images_per_second.median()),
+        voxels=int(history.voxels.iloc[-1]),
+        latent_r2=found["latent_r2"],
+        mean_fsc=found["mean_fsc"],
+        ceiling=found["ceiling"],
+        consensus_fsc=back,
+    )
+
 
 class _Fixed:
     "One map for every particle, in the shape of a run."
-    def __init__(self, volume, latents): self.volume, self.latents, self.box = volume, latents, len(volume)
-    def volumes(self, zs): return np.broadcast_to(self.volume, (len(zs), *self.volume.shape))
+
+    def __init__(self, volume, latents):
+        self.volume, self.latents, self.box = volume, latents, len(volume)
+
+    def volumes(self, zs):
+        return np.broadcast_to(self.volume, (len(zs), *self.volume.shape))
+
 
 def consensus_score(run: Run, truth, n: int = 100) -> float:
     "Mean FSC of the back-projection that the run started from."
-    return score(_Fixed(run.checkpoint["average"]["volume"].numpy(), run.latents), truth, n=n)["mean_fsc"]
+    return score(_Fixed(run.checkpoint["average"]["volume"].numpy(), run.latents), truth, n=n)[
+        "mean_fsc"
+    ]
 
 # %% ../../nbs/bench/00_benchmark.ipynb #cf1075a3
 def step_parts(trainer: Trainer) -> dict:
     "Seconds of each part of one step, in the order they run; the parameters do not move."
     m, times = trainer.model, {}
+
     def timed(name, f):
-        start = time.perf_counter(); out = f(); times[name] = time.perf_counter() - start
+        start = time.perf_counter()
+        out = f()
+        times[name] = time.perf_counter() - start
         return out
+
     y, R, t, h = timed("read, transform, CTF", lambda: trainer.batch(trainer.rows_of(trainer.step)))
-    z = timed("encoder", lambda: latent_channel(m.encode(y, R, t, h), trainer.config.latent_noise)[0])
+    z = timed(
+        "encoder", lambda: latent_channel(m.encode(y, R, t, h), trainer.config.latent_noise)[0]
+    )
     field = timed("hash volume", m.features)
     values = timed("transformer, readout", lambda: m.density(z, field))
     positions = timed("positions", lambda: image_positions(m.support.coords, R, t))
     image = timed("splat", lambda: splat(values, positions, m.box))
-    loss = timed("transform, CTF, loss", lambda: image_loss(torch.fft.rfft2(torch.fft.ifftshift(image, dim=(-2, -1))) * (m.unsplat * m.envelope * h), y, trainer.weights).mean())
+    loss = timed(
+        "transform, CTF, loss",
+        lambda: image_loss(
+            torch.fft.rfft2(torch.fft.ifftshift(image, dim=(-2, -1)))
+            * (m.unsplat * m.envelope * h),
+            y,
+            trainer.weights,
+        ).mean(),
+    )
     timed("backward", loss.backward)
-    for group in trainer.optimizer.param_groups: group["lr"] = 0.0
+    for group in trainer.optimizer.param_groups:
+        group["lr"] = 0.0
     timed("optimizer", trainer.optimizer.step)
     trainer.optimizer.zero_grad()
     return times
 
-def cost(star, radii: tuple = (), repeats: int = 9, config: Config = Config(), limit: int = 2000) -> list:
+
+def cost(
+    star, radii: tuple = (), repeats: int = 9, config: Config = Config(), limit: int = 2000
+) -> list:
     "Milliseconds an image of each part, for the support found and for balls of `radii` (px): a list of dicts with voxels, parts and their sum."
     particles, rows = load_particles(star), []
     average = consensus(particles, limit=limit)
@@ -79,7 +121,9 @@ def cost(star, radii: tuple = (), repeats: int = 9, config: Config = Config(), l
         trainer = Trainer(particles, config, average._replace(support=support))
         step_parts(trainer)
         runs = [step_parts(trainer) for _ in range(repeats)]
-        parts = {name: 1e3 * float(np.median([r[name] for r in runs])) / config.batch for name in runs[0]}
+        parts = {
+            name: 1e3 * float(np.median([r[name] for r in runs])) / config.batch for name in runs[0]
+        }
         rows.append(dict(voxels=int(support.sum()), **parts, total=sum(parts.values())))
     return rows
 
@@ -92,10 +136,25 @@ train(particles, sys.argv[2], epochs=float(sys.argv[3]), progress=False, config=
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 """
 
+
 def memory(star, steps: int = 20) -> float:
     "Peak GiB of a process that loads `star`, trains `steps` steps and writes its run."
     batches = max(1, len(load_particles(star)) // Config().batch)
     with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run([sys.executable, "-W", "ignore", "-c", _PROBE, str(star), f"{folder}/run", str(steps / batches)], capture_output=True, text=True)
-    if done.returncode: raise RuntimeError(f"the memory probe failed:\n{done.stderr}")
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-W",
+                "ignore",
+                "-c",
+                _PROBE,
+                str(star),
+                f"{folder}/run",
+                str(steps / batches),
+            ],
+            capture_output=True,
+            text=True,
+        )
+    if done.returncode:
+        raise RuntimeError(f"the memory probe failed:\n{done.stderr}")
     return float(done.stdout.split()[-1])

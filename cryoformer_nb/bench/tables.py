@@ -18,142 +18,282 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from ..analysis.metrics import PoseError, population_mean, pose_error, read_poses, score
 from .benchmark import consensus_score
-from ..model.config import Config
-from ..particles.consensus import consensus
 from ..core.conventions import InputError
 from ..core.files import atomic_path, plain
 from ..core.fsc import crossing, fsc
-from ..analysis.metrics import PoseError, pose_error, population_mean, read_poses, score
+from ..imaging.simulator import load_molecule, simulate
+from ..model.config import Config
+from ..particles.consensus import consensus
 from ..particles.particles import load_particles
 from ..particles.recipes import RECIPES, recipe, stand_in
-from ..imaging.simulator import load_molecule, simulate
 from ..training.training import train
 
 # %% ../../nbs/bench/01_tables.ipynb #bf18c397
 def cell(value) -> str:
     "A value as it stands in a Markdown table; what is not known is a dash."
-    if value is None or value != value: return "-"
+    if value is None or value != value:
+        return "-"
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
-def markdown(rows: list,       # dicts
-             columns: dict     # key of the dict: heading
-             ) -> str:
+
+def markdown(
+    rows: list,  # dicts
+    columns: dict,  # key of the dict: heading
+) -> str:
     "A Markdown table; columns that no row has are left out."
-    shown = {key: title for key, title in columns.items() if any(row.get(key) is not None for row in rows)}
-    lines = [list(shown.values()), ["---"] * len(shown)] + [[cell(row.get(key)) for key in shown] for row in rows]
+    shown = {
+        key: title
+        for key, title in columns.items()
+        if any(row.get(key) is not None for row in rows)
+    }
+    lines = [list(shown.values()), ["---"] * len(shown)] + [
+        [cell(row.get(key)) for key in shown] for row in rows
+    ]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
 
 def write_table(folder, name: str, title: str, rows: list, columns: dict, notes: list) -> str:
     "Write NAME.json and NAME.md into a folder; return the Markdown."
     text = "\n\n".join([f"# {title}", markdown(rows, columns), *notes]) + "\n"
     if folder is not None:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        for suffix, content in (("json", json.dumps(plain(dict(title=title, notes=notes, rows=rows)), indent=1) + "\n"), ("md", text)):
-            with atomic_path(Path(folder) / f"{name}.{suffix}") as temporary: Path(temporary).write_text(content, encoding="utf-8")
+        for suffix, content in (
+            ("json", json.dumps(plain(dict(title=title, notes=notes, rows=rows)), indent=1) + "\n"),
+            ("md", text),
+        ):
+            with atomic_path(Path(folder) / f"{name}.{suffix}") as temporary:
+                Path(temporary).write_text(content, encoding="utf-8")
     return text
 
 # %% ../../nbs/bench/01_tables.ipynb #7f095f50
 class Size(NamedTuple):
     "How large a table's experiments are."
-    n: int | None           # images; None: the recipe's
-    box: int | None         # pixels
-    minutes: float | None   # of training a row; None: `epochs`
+
+    n: int | None  # images; None: the recipe's
+    box: int | None  # pixels
+    minutes: float | None  # of training a row; None: `epochs`
     epochs: float | None
+
 
 SIZES = {"small": Size(3000, 48, 1.5, None), "full": Size(None, None, None, 20)}
 
 #: The paper's figures by (set, SNR), each a dict of columns such as {"paper_fsc05_A": ...}; only what is verified.
 PAPER = {}
 
-COLUMNS = {"set": "data set", "snr": "SNR", "n": "images", "box": "box (px)", "mean_fsc": "mean FSC", "back_projection": "back-projection", "ceiling": "ceiling of one map", "resolution_05_A": "resolution at 0.5 (A)",
-           "latent_r2": "latent R2", "minutes": "minutes", "paper_fsc05_A": "paper: resolution at 0.5 (A)"}
+COLUMNS = {
+    "set": "data set",
+    "snr": "SNR",
+    "n": "images",
+    "box": "box (px)",
+    "mean_fsc": "mean FSC",
+    "back_projection": "back-projection",
+    "ceiling": "ceiling of one map",
+    "resolution_05_A": "resolution at 0.5 (A)",
+    "latent_r2": "latent R2",
+    "minutes": "minutes",
+    "paper_fsc05_A": "paper: resolution at 0.5 (A)",
+}
 
-def table1_row(star, name: str, snr: float, size: Size, config: Config, run_folder, n: int = 100) -> dict:
+
+def table1_row(
+    star, name: str, snr: float, size: Size, config: Config, run_folder, n: int = 100
+) -> dict:
     "Train on a simulated set and compare with its truth."
     started = time.perf_counter()
-    run = train(star, run_folder, minutes=size.minutes, epochs=size.epochs, config=config, progress=False, started=started)
+    run = train(
+        star,
+        run_folder,
+        minutes=size.minutes,
+        epochs=size.epochs,
+        config=config,
+        progress=False,
+        started=started,
+    )
     minutes = (time.perf_counter() - started) / 60
     truth = Path(star).parent / "truth"
     found = score(run, truth, n)
     shell = crossing(np.array(found["fsc_curve"]), 0.5)
-    return dict(set=name, snr=snr, n=len(run.latents), box=run.box, pixel_size=run.pixel_size, minutes=minutes, mean_fsc=found["mean_fsc"], back_projection=consensus_score(run, truth, n), ceiling=found["ceiling"],
-                latent_r2=found["latent_r2"], resolution_05_A=run.box * run.pixel_size / shell if shell else None, epochs=float(run.history["epoch"].iloc[-1]) if len(run.history) else None, fsc_curve=found["fsc_curve"], **PAPER.get((name, snr), {}))
+    return dict(
+        set=name,
+        snr=snr,
+        n=len(run.latents),
+        box=run.box,
+        pixel_size=run.pixel_size,
+        minutes=minutes,
+        mean_fsc=found["mean_fsc"],
+        back_projection=consensus_score(run, truth, n),
+        ceiling=found["ceiling"],
+        latent_r2=found["latent_r2"],
+        resolution_05_A=run.box * run.pixel_size / shell if shell else None,
+        epochs=float(run.history["epoch"].iloc[-1]) if len(run.history) else None,
+        fsc_curve=found["fsc_curve"],
+        **PAPER.get((name, snr), {}),
+    )
 
 # %% ../../nbs/bench/01_tables.ipynb #dd879584
-def table1(size: str = "small",       # "small" or "full"
-           out=None,                  # folder for table1.json and table1.md, written after each row
-           files=(),                  # the structures 7W6M and 7W73, for pedv
-           config: Config = Config(),
-           show=lambda text: None,    # called with a line of progress
-           names: tuple = ("pedv", "one_d_motion"),
-           **changed                  # fields of `Size`
-           ) -> tuple:                # (rows, Markdown)
+def table1(
+    size: str = "small",  # "small" or "full"
+    out=None,  # folder for table1.json and table1.md, written after each row
+    files=(),  # the structures 7W6M and 7W73, for pedv
+    config: Config = Config(),
+    show=lambda text: None,  # called with a line of progress
+    names: tuple = ("pedv", "one_d_motion"),
+    **changed,  # fields of `Size`
+) -> tuple:  # (rows, Markdown)
     "Regenerate Table 1. `InputError` if the full size lacks the structures."
     size_, files, rows = SIZES[size]._replace(**changed), [f for f in files if f], []
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        notes = [f"Made by `cryoformer benchmark table1 --{size}`. Maps of 100 particles against their own true maps; FSC over all shells, no mask. The paper's own figures are shown where they are verified."]
+        notes = [
+            f"Made by `cryoformer benchmark table1 --{size}`. Maps of 100 particles against their own true maps; FSC over all shells, no mask. The paper's own figures are shown where they are verified."
+        ]
         if "pedv" in names and not files and size == "small":
-            files = [stand_in("pedv", folder / "structures") / f"{entry}.cif" for entry in RECIPES["pedv"].structures]
-            notes.append("pedv: a procedural trimer of about the same size stood in for the structures 7W6M and 7W73, which were not given (--from, --to).")
-        work = [(name, snr, files if RECIPES[name].structures else ()) for name in names for snr in RECIPES[name].snr]
+            files = [
+                stand_in("pedv", folder / "structures") / f"{entry}.cif"
+                for entry in RECIPES["pedv"].structures
+            ]
+            notes.append(
+                "pedv: a procedural trimer of about the same size stood in for the structures 7W6M and 7W73, which were not given (--from, --to)."
+            )
+        work = [
+            (name, snr, files if RECIPES[name].structures else ())
+            for name in names
+            for snr in RECIPES[name].snr
+        ]
         for name, snr, ends in work:
             show(f"{name} at SNR {snr:g}: simulating, then training")
-            star = recipe(name, folder / f"{name}_{snr:g}", ends, snr=snr, n=size_.n, box=size_.box, seed=config.seed)
+            star = recipe(
+                name,
+                folder / f"{name}_{snr:g}",
+                ends,
+                snr=snr,
+                n=size_.n,
+                box=size_.box,
+                seed=config.seed,
+            )
             rows.append(table1_row(star, name, snr, size_, config, folder / f"run_{name}_{snr:g}"))
-            text = write_table(out, "table1", "Simulated sets (Table 1 of the paper)", rows, COLUMNS, notes)
-            shutil.rmtree(star.parent)    # the next set needs the room
+            text = write_table(
+                out, "table1", "Simulated sets (Table 1 of the paper)", rows, COLUMNS, notes
+            )
+            shutil.rmtree(star.parent)  # the next set needs the room
     return rows, text
 
 # %% ../../nbs/bench/01_tables.ipynb #5aa73225
 #: The paper's figures (Table 2): rotation error (rad) and shift error (px), median and mean square.
-PAPER_POSES = {"CryoFormer (paper)": (0.12, 0.12, 3.95, 4.16), "cryoDRGN-BNB (paper)": (1.47, 1.55, 11.18, 11.24)}
+PAPER_POSES = {
+    "CryoFormer (paper)": (0.12, 0.12, 3.95, 4.16),
+    "cryoDRGN-BNB (paper)": (1.47, 1.55, 11.18, 11.24),
+}
 
 POSE_SIZES = {"small": Size(4000, 64, 5.0, None), "full": Size(50000, 128, None, 20)}
-POSE_COLUMNS = {"poses": "poses", "rotation_median": "rotation, median (rad)", "rotation_mean_square": "mean square (rad^2)", "shift_median": "shift, median (px)", "shift_mean_square": "mean square (px^2)",
-                "latent_r2": "latent R2", "mean_fsc": "mean FSC", "average_fsc": "FSC of the average", "minutes": "minutes"}
+POSE_COLUMNS = {
+    "poses": "poses",
+    "rotation_median": "rotation, median (rad)",
+    "rotation_mean_square": "mean square (rad^2)",
+    "shift_median": "shift, median (px)",
+    "shift_mean_square": "mean square (px^2)",
+    "latent_r2": "latent R2",
+    "mean_fsc": "mean FSC",
+    "average_fsc": "FSC of the average",
+    "minutes": "minutes",
+}
+
 
 def average_fsc(particles, truth) -> float:
     "Mean FSC of the back-projection with the set's poses against the true average."
-    return float(fsc(consensus(particles).volume, population_mean(truth, particles.box)).value[1:].mean())
+    return float(
+        fsc(consensus(particles).volume, population_mean(truth, particles.box)).value[1:].mean()
+    )
+
 
 def pose_row(name: str, particles, truth, **found) -> dict:
     "A row: errors of the set's poses, the map they give, and whatever else was found."
     R, t = read_poses(truth)
     error = pose_error(R, particles.rotations, t, particles.shifts_px)
-    upright = replace(particles, rotations=particles.rotations @ torch.as_tensor(error.rotation, dtype=torch.float32))      # turned back by the common rotation
+    upright = replace(
+        particles,
+        rotations=particles.rotations @ torch.as_tensor(error.rotation, dtype=torch.float32),
+    )  # turned back by the common rotation
     return dict(poses=name, average_fsc=average_fsc(upright, truth), **error.summary(), **found)
 
 # %% ../../nbs/bench/01_tables.ipynb #77dbd261
-def table2(size: str = "small",       # "small" or "full"
-           out=None,                  # folder for table2.json and table2.md, written after each row
-           preset: str = "spike",     # molecule
-           config: Config = Config(),
-           show=lambda text: None,
-           kinds: tuple = ("refine", "table", "residual", "encoder"),
-           shift_px: float = 10.0, shift_noise_px: float = 5.0,
-           **changed                  # fields of `Size`
-           ) -> tuple:                # (rows, Markdown)
+def table2(
+    size: str = "small",  # "small" or "full"
+    out=None,  # folder for table2.json and table2.md, written after each row
+    preset: str = "spike",  # molecule
+    config: Config = Config(),
+    show=lambda text: None,
+    kinds: tuple = ("refine", "table", "residual", "encoder"),
+    shift_px: float = 10.0,
+    shift_noise_px: float = 5.0,
+    **changed,  # fields of `Size`
+) -> tuple:  # (rows, Markdown)
     "Regenerate Table 2: pose errors of each way to learn poses, on one set."
     size_ = POSE_SIZES[size]._replace(**changed)
     with tempfile.TemporaryDirectory() as folder:
         pixel_size = molecule_reach(preset) / (size_.box / 2 - shift_px - 3)
-        star = simulate(Path(folder) / "set", preset, size_.n, size_.box, pixel_size, 0.1, shift_px, config.seed, pose_noise=0.1, shift_noise_px=shift_noise_px)
+        star = simulate(
+            Path(folder) / "set",
+            preset,
+            size_.n,
+            size_.box,
+            pixel_size,
+            0.1,
+            shift_px,
+            config.seed,
+            pose_noise=0.1,
+            shift_noise_px=shift_noise_px,
+        )
         particles, truth = load_particles(star), star.parent / "truth"
-        posed = lambda poses: replace(particles, **{name: torch.as_tensor(value, dtype=torch.float32) for name, value in zip(("rotations", "shifts_px"), poses)})
-        rows = [dict(zip(("poses", *PoseError._fields[:4]), (name, *values))) for name, values in PAPER_POSES.items()]
-        rows += [pose_row("given", particles, truth), pose_row("true", posed(read_poses(truth)), truth)]
-        notes = [f"Made by `cryoformer benchmark table2 --{size}`: the {preset} preset, {size_.n} images of {size_.box} px, SNR 0.1, shifts within {shift_px:g} px; given poses are off by variance 0.1 rad^2 a component and up to "
-                 f"{shift_noise_px:g} px. The paper's figures are of its own set; cryoDRGN-BNB searches poses from nothing."]
+        posed = lambda poses: replace(
+            particles,
+            **{
+                name: torch.as_tensor(value, dtype=torch.float32)
+                for name, value in zip(("rotations", "shifts_px"), poses)
+            },
+        )
+        rows = [
+            dict(zip(("poses", *PoseError._fields[:4]), (name, *values)))
+            for name, values in PAPER_POSES.items()
+        ]
+        rows += [
+            pose_row("given", particles, truth),
+            pose_row("true", posed(read_poses(truth)), truth),
+        ]
+        notes = [
+            f"Made by `cryoformer benchmark table2 --{size}`: the {preset} preset, {size_.n} images of {size_.box} px, SNR 0.1, shifts within {shift_px:g} px; given poses are off by variance 0.1 rad^2 a component and up to "
+            f"{shift_noise_px:g} px. The paper's figures are of its own set; cryoDRGN-BNB searches poses from nothing."
+        ]
         for kind in kinds:
             show(f"{kind}: training")
             started = time.perf_counter()
-            run = train(particles, Path(folder) / kind, minutes=size_.minutes, epochs=size_.epochs, config=replace(config, poses=kind), progress=False, started=started)
+            run = train(
+                particles,
+                Path(folder) / kind,
+                minutes=size_.minutes,
+                epochs=size_.epochs,
+                config=replace(config, poses=kind),
+                progress=False,
+                started=started,
+            )
             minutes, found = (time.perf_counter() - started) / 60, score(run, truth)
-            rows.append(pose_row(kind, posed(run.poses), truth, latent_r2=found["latent_r2"], mean_fsc=found["mean_fsc"], minutes=minutes))
-            text = write_table(out, "table2", "Pose refinement (Table 2 of the paper)", rows, POSE_COLUMNS, notes)
+            rows.append(
+                pose_row(
+                    kind,
+                    posed(run.poses),
+                    truth,
+                    latent_r2=found["latent_r2"],
+                    mean_fsc=found["mean_fsc"],
+                    minutes=minutes,
+                )
+            )
+            text = write_table(
+                out, "table2", "Pose refinement (Table 2 of the paper)", rows, POSE_COLUMNS, notes
+            )
     return rows, text
+
 
 def molecule_reach(preset: str) -> float:
     "Largest distance of an atom of a preset from the centre, A."

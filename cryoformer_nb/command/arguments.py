@@ -11,104 +11,303 @@ import argparse
 # %% ../../nbs/command/00_arguments.ipynb #19636309
 class Parser(argparse.ArgumentParser):
     "Refuses in one line, exit status 2."
-    def error(self, message): self.exit(2, f"cryoformer: error: {' '.join(message.split())}; see {self.prog} --help\n")
+
+    def error(self, message):
+        self.exit(2, f"cryoformer: error: {' '.join(message.split())}; see {self.prog} --help\n")
+
 
 def _positive(text: str) -> float:
     "A number above zero."
-    try: value = float(text)
-    except ValueError: value = 0.0
-    if not 0 < value < float("inf"): raise argparse.ArgumentTypeError(f"expected a number above zero, found {text!r}")
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number above zero, found {text!r}")
     return value
+
 
 def _count(text: str) -> int:
     "A whole number above zero."
-    if not text.isdecimal() or int(text) < 1: raise argparse.ArgumentTypeError(f"expected a whole number above zero, found {text!r}")
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number above zero, found {text!r}")
     return int(text)
 
 # %% ../../nbs/command/00_arguments.ipynb #33060940
 def _reading_options(p):
     "How a particle set is read."
-    p.add_argument("--datadir", metavar="DIR", help="folder that image paths in the particle file are relative to (default: the file's own and its parents)")
-    p.add_argument("--pose-pkl", metavar="FILE", help="poses.pkl of cryoDRGN, or a .cs file of the same rows, instead of the poses of the particle file")
-    p.add_argument("--ctf-pkl", metavar="FILE", help="ctf.pkl of cryoDRGN, instead of the CTF of the particle file")
-    p.add_argument("--passthrough", metavar="FILE.cs", help="passthrough file of a cryoSPARC job (default: found by its name beside the particles)")
-    p.add_argument("--pixel-size", type=_positive, metavar="A", help="pixel size of the images on disk in A (default: that of the particle file)")
-    p.add_argument("--ind", metavar="FILE", help="keep the particles of these numbers, counted from 0: a .npy file or a pickle (default: all)")
-    p.add_argument("--box", type=_count, metavar="D", help="downsample to this even number of pixels by cropping in Fourier space (default: as on disk)")
-    p.add_argument("--invert", action=argparse.BooleanOptionalAction, default=None, help="particles are dark / bright on disk (default: detected and reported)")
+    p.add_argument(
+        "--datadir",
+        metavar="DIR",
+        help="folder that image paths in the particle file are relative to (default: the file's own and its parents)",
+    )
+    p.add_argument(
+        "--pose-pkl",
+        metavar="FILE",
+        help="poses.pkl of cryoDRGN, or a .cs file of the same rows, instead of the poses of the particle file",
+    )
+    p.add_argument(
+        "--ctf-pkl",
+        metavar="FILE",
+        help="ctf.pkl of cryoDRGN, instead of the CTF of the particle file",
+    )
+    p.add_argument(
+        "--passthrough",
+        metavar="FILE.cs",
+        help="passthrough file of a cryoSPARC job (default: found by its name beside the particles)",
+    )
+    p.add_argument(
+        "--pixel-size",
+        type=_positive,
+        metavar="A",
+        help="pixel size of the images on disk in A (default: that of the particle file)",
+    )
+    p.add_argument(
+        "--ind",
+        metavar="FILE",
+        help="keep the particles of these numbers, counted from 0: a .npy file or a pickle (default: all)",
+    )
+    p.add_argument(
+        "--box",
+        type=_count,
+        metavar="D",
+        help="downsample to this even number of pixels by cropping in Fourier space (default: as on disk)",
+    )
+    p.add_argument(
+        "--invert",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="particles are dark / bright on disk (default: detected and reported)",
+    )
+
 
 def _train_options(p):
     "Arguments of `train`."
-    p.add_argument("particles", help="RELION .star file, cryoSPARC .cs file, cryoDRGN folder, or an image stack (.mrcs, .txt) with --pose-pkl and --ctf-pkl")
+    p.add_argument(
+        "particles",
+        help="RELION .star file, cryoSPARC .cs file, cryoDRGN folder, or an image stack (.mrcs, .txt) with --pose-pkl and --ctf-pkl",
+    )
     p.add_argument("--out", required=True, metavar="RUN", help="run folder to write")
     _reading_options(p)
     time_ = p.add_mutually_exclusive_group()
-    time_.add_argument("--minutes", type=_positive, metavar="M", help="stop within M minutes of wall time, set-up and results included")
-    time_.add_argument("--epochs", type=_positive, metavar="E", help="passes over the images (default 20 if no --minutes)")
-    p.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change settings, such as --set latent_dim=8 batch=16")
-    p.add_argument("--config", metavar="FILE", help="YAML file of settings, such as the config.yaml of another run, or the name of a preset: paper (the values of the CryoFormer paper); --set changes it")
+    time_.add_argument(
+        "--minutes",
+        type=_positive,
+        metavar="M",
+        help="stop within M minutes of wall time, set-up and results included",
+    )
+    time_.add_argument(
+        "--epochs",
+        type=_positive,
+        metavar="E",
+        help="passes over the images (default 20 if no --minutes)",
+    )
+    p.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change settings, such as --set latent_dim=8 batch=16",
+    )
+    p.add_argument(
+        "--config",
+        metavar="FILE",
+        help="YAML file of settings, such as the config.yaml of another run, or the name of a preset: paper (the values of the CryoFormer paper); --set changes it",
+    )
     p.add_argument("--seed", type=int, metavar="K", help="seed of everything random (default 0)")
-    p.add_argument("--poses", choices=("given", "refine", "table", "residual", "encoder"),
-                   help="given: as in the file (default); refine: align coarse to fine, then Newton steps in training; table, residual, encoder (the paper): learnt by gradients")
-    p.add_argument("--half-sets", action="store_true", help="also train on two independent halves, for half1.mrc, half2.mrc and their FSC; the time is shared: half, a quarter, a quarter")
-    p.add_argument("--resume", action="store_true", help="continue the run in RUN with its settings")
+    p.add_argument(
+        "--poses",
+        choices=("given", "refine", "table", "residual", "encoder"),
+        help="given: as in the file (default); refine: align coarse to fine, then Newton steps in training; table, residual, encoder (the paper): learnt by gradients",
+    )
+    p.add_argument(
+        "--half-sets",
+        action="store_true",
+        help="also train on two independent halves, for half1.mrc, half2.mrc and their FSC; the time is shared: half, a quarter, a quarter",
+    )
+    p.add_argument(
+        "--resume", action="store_true", help="continue the run in RUN with its settings"
+    )
     p.add_argument("--overwrite", action="store_true", help="replace an existing run")
     p.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
 
 # %% ../../nbs/command/00_arguments.ipynb #83d8e27f
 def _simulate_options(p):
     "Arguments of `simulate`."
-    p.add_argument("out", metavar="OUT", help="folder to write: particles.star, particles.mrcs, truth/")
-    p.add_argument("--preset", help="arm, spike; a set of the paper: pedv (with --from and --to), one_d_motion; or a file of atoms with one model a conformation: .npz, .pdb, .cif (default arm, unless --from and --to are given)")
-    p.add_argument("--from", dest="start", metavar="A.cif", help="first of two conformations of a molecule (PDB or mmCIF), together with --to: its domains move as screws from one to the other")
-    p.add_argument("--to", dest="end", metavar="B.cif", help="second conformation, residues matched by chain and number")
-    p.add_argument("--frames", type=_count, metavar="K", help="conformations on the way, both ends among them (default 50)")
-    p.add_argument("--small", action="store_true", help="a set of the paper at a size for two cores: fewer, smaller images of the same field of view")
-    p.add_argument("-n", type=_count, metavar="N", help="number of particles (default 4000; pedv and one_d_motion 50000)")
-    p.add_argument("--box", type=_count, metavar="D", help="even box of the images in pixels (default 64; pedv and one_d_motion 128)")
-    p.add_argument("--pixel-size", type=_positive, metavar="A", help="pixel size in A (default: a field of view in which the molecule sits well, divided by the box)")
-    p.add_argument("--snr", type=_positive, metavar="S", help="variance of the signal / variance of the noise (default 0.1)")
-    p.add_argument("--shift", type=float, default=0.0, metavar="PX", help="shifts are uniform within +-PX pixels (default %(default)s)")
-    p.add_argument("--pose-noise", type=float, default=0.0, metavar="V", help="put wrong rotations into the star file: axis-angle vectors of variance V rad^2 a component, 0.1 in the paper (default %(default)s)")
-    p.add_argument("--shift-noise", type=float, default=0.0, metavar="PX", help="put wrong shifts into the star file, off by up to +-PX pixels, 5 in the paper (default %(default)s)")
-    p.add_argument("--seed", type=int, default=0, metavar="K", help="seed of everything random (default %(default)s)")
+    p.add_argument(
+        "out", metavar="OUT", help="folder to write: particles.star, particles.mrcs, truth/"
+    )
+    p.add_argument(
+        "--preset",
+        help="arm, spike; a set of the paper: pedv (with --from and --to), one_d_motion; or a file of atoms with one model a conformation: .npz, .pdb, .cif (default arm, unless --from and --to are given)",
+    )
+    p.add_argument(
+        "--from",
+        dest="start",
+        metavar="A.cif",
+        help="first of two conformations of a molecule (PDB or mmCIF), together with --to: its domains move as screws from one to the other",
+    )
+    p.add_argument(
+        "--to",
+        dest="end",
+        metavar="B.cif",
+        help="second conformation, residues matched by chain and number",
+    )
+    p.add_argument(
+        "--frames",
+        type=_count,
+        metavar="K",
+        help="conformations on the way, both ends among them (default 50)",
+    )
+    p.add_argument(
+        "--small",
+        action="store_true",
+        help="a set of the paper at a size for two cores: fewer, smaller images of the same field of view",
+    )
+    p.add_argument(
+        "-n",
+        type=_count,
+        metavar="N",
+        help="number of particles (default 4000; pedv and one_d_motion 50000)",
+    )
+    p.add_argument(
+        "--box",
+        type=_count,
+        metavar="D",
+        help="even box of the images in pixels (default 64; pedv and one_d_motion 128)",
+    )
+    p.add_argument(
+        "--pixel-size",
+        type=_positive,
+        metavar="A",
+        help="pixel size in A (default: a field of view in which the molecule sits well, divided by the box)",
+    )
+    p.add_argument(
+        "--snr",
+        type=_positive,
+        metavar="S",
+        help="variance of the signal / variance of the noise (default 0.1)",
+    )
+    p.add_argument(
+        "--shift",
+        type=float,
+        default=0.0,
+        metavar="PX",
+        help="shifts are uniform within +-PX pixels (default %(default)s)",
+    )
+    p.add_argument(
+        "--pose-noise",
+        type=float,
+        default=0.0,
+        metavar="V",
+        help="put wrong rotations into the star file: axis-angle vectors of variance V rad^2 a component, 0.1 in the paper (default %(default)s)",
+    )
+    p.add_argument(
+        "--shift-noise",
+        type=float,
+        default=0.0,
+        metavar="PX",
+        help="put wrong shifts into the star file, off by up to +-PX pixels, 5 in the paper (default %(default)s)",
+    )
+    p.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="K",
+        help="seed of everything random (default %(default)s)",
+    )
     p.add_argument("--overwrite", action="store_true", help="replace an existing set")
 
 # %% ../../nbs/command/00_arguments.ipynb #b472a26d
 def _volumes_options(p):
     "Arguments of `volumes`."
     p.add_argument("run", metavar="RUN", help="run folder")
-    p.add_argument("--out", required=True, metavar="DIR", help="folder to write: vol_000.mrc ..., latents.npy, volumes.csv")
+    p.add_argument(
+        "--out",
+        required=True,
+        metavar="DIR",
+        help="folder to write: vol_000.mrc ..., latents.npy, volumes.csv",
+    )
     which = p.add_mutually_exclusive_group()
-    which.add_argument("--particles", metavar="I,J,...", help="the maps of these particles, counted from 0 in the order of the star file")
+    which.add_argument(
+        "--particles",
+        metavar="I,J,...",
+        help="the maps of these particles, counted from 0 in the order of the star file",
+    )
     which.add_argument("--latents", metavar="Z.npy", help="the maps of these latents, one a row")
-    which.add_argument("--pc", type=_count, metavar="K", help="maps along principal component K, counted from 1 (default: along the main motion, a curve through the particles)")
+    which.add_argument(
+        "--pc",
+        type=_count,
+        metavar="K",
+        help="maps along principal component K, counted from 1 (default: along the main motion, a curve through the particles)",
+    )
     which.add_argument("--kmeans", type=_count, metavar="K", help="the maps of K cluster centres")
-    p.add_argument("-n", type=_count, default=10, metavar="N", help="number of maps along the component or motion (default %(default)s)")
+    p.add_argument(
+        "-n",
+        type=_count,
+        default=10,
+        metavar="N",
+        help="number of maps along the component or motion (default %(default)s)",
+    )
     p.add_argument("--overwrite", action="store_true", help="replace an existing folder of maps")
     p.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
 
 # %% ../../nbs/command/00_arguments.ipynb #38e9e6f1
 def _fsc_options(p):
     "Arguments of `fsc`."
-    p.add_argument("a", metavar="A.mrc"); p.add_argument("b", metavar="B.mrc")
-    p.add_argument("--mask", metavar="M.mrc", help="soft mask, multiplied onto both maps (default: none)")
+    p.add_argument("a", metavar="A.mrc")
+    p.add_argument("b", metavar="B.mrc")
+    p.add_argument(
+        "--mask", metavar="M.mrc", help="soft mask, multiplied onto both maps (default: none)"
+    )
     p.add_argument("--json", action="store_true", help="print one JSON object")
+
 
 def _flexibility_options(p):
     "Arguments of `flexibility`."
     p.add_argument("run", metavar="RUN", help="run folder")
-    p.add_argument("--out", required=True, metavar="DIR", help="folder to write: mean.mrc, flexibility.mrc, logit.mrc, queries.mrc, and attention_00.mrc, attention_std_00.mrc ... for each channel")
-    p.add_argument("-n", type=_count, default=100, metavar="N", help="particles over which the maps vary, evenly spaced over the set (default %(default)s)")
-    p.add_argument("--particle", type=int, default=0, metavar="I", help="the attention volumes are those of this particle, counted from 0 (default %(default)s)")
-    p.add_argument("--truth", metavar="DIR", help="truth folder of the simulated set: also print how well the maps find the moving parts (default: none)")
+    p.add_argument(
+        "--out",
+        required=True,
+        metavar="DIR",
+        help="folder to write: mean.mrc, flexibility.mrc, logit.mrc, queries.mrc, and attention_00.mrc, attention_std_00.mrc ... for each channel",
+    )
+    p.add_argument(
+        "-n",
+        type=_count,
+        default=100,
+        metavar="N",
+        help="particles over which the maps vary, evenly spaced over the set (default %(default)s)",
+    )
+    p.add_argument(
+        "--particle",
+        type=int,
+        default=0,
+        metavar="I",
+        help="the attention volumes are those of this particle, counted from 0 (default %(default)s)",
+    )
+    p.add_argument(
+        "--truth",
+        metavar="DIR",
+        help="truth folder of the simulated set: also print how well the maps find the moving parts (default: none)",
+    )
     p.add_argument("--overwrite", action="store_true", help="replace an existing folder of maps")
+
 
 def _score_options(p):
     "Arguments of `score`."
     p.add_argument("run", metavar="RUN", help="run folder")
-    p.add_argument("--truth", required=True, metavar="DIR", help="truth folder of the simulated set")
-    p.add_argument("-n", type=_count, default=100, metavar="N", help="particles whose maps are compared (default %(default)s)")
+    p.add_argument(
+        "--truth", required=True, metavar="DIR", help="truth folder of the simulated set"
+    )
+    p.add_argument(
+        "-n",
+        type=_count,
+        default=100,
+        metavar="N",
+        help="particles whose maps are compared (default %(default)s)",
+    )
     p.add_argument("--json", action="store_true", help="print one JSON object")
 
 # %% ../../nbs/command/00_arguments.ipynb #37cbc5ab
@@ -116,60 +315,183 @@ def _report_options(p):
     "Arguments of `report`."
     p.add_argument("run", metavar="RUN", help="run folder")
     p.add_argument("--out", metavar="FILE", help="page to write (default RUN/report.html)")
-    p.add_argument("--truth", metavar="DIR", help="truth folder of the simulated set, for colours and FSC (default: none)")
+    p.add_argument(
+        "--truth",
+        metavar="DIR",
+        help="truth folder of the simulated set, for colours and FSC (default: none)",
+    )
+
 
 def _page_options(p):
     "Arguments of `page`."
     p.add_argument("notebook", metavar="NOTEBOOK.ipynb", help="notebook with its outputs")
-    p.add_argument("--out", metavar="FILE", help="page to write (default: beside the notebook, ending in .html)")
+    p.add_argument(
+        "--out",
+        metavar="FILE",
+        help="page to write (default: beside the notebook, ending in .html)",
+    )
+
 
 def _demo_options(p):
     "Arguments of `demo`."
-    p.add_argument("--out", default="cryoformer_demo", metavar="DIR", help="folder to write (default %(default)s)")
+    p.add_argument(
+        "--out",
+        default="cryoformer_demo",
+        metavar="DIR",
+        help="folder to write (default %(default)s)",
+    )
     p.add_argument("--preset", default="arm", help="arm or spike (default %(default)s)")
-    p.add_argument("--minutes", type=_positive, default=5.0, metavar="M", help="wall time of everything together in minutes (default %(default)g)")
-    p.add_argument("-n", type=_count, default=4000, metavar="N", help="number of particles (default %(default)s)")
-    p.add_argument("--box", type=_count, default=64, metavar="D", help="box of the images in pixels (default %(default)s)")
-    p.add_argument("--seed", type=int, default=0, metavar="K", help="seed of everything random (default %(default)s)")
+    p.add_argument(
+        "--minutes",
+        type=_positive,
+        default=5.0,
+        metavar="M",
+        help="wall time of everything together in minutes (default %(default)g)",
+    )
+    p.add_argument(
+        "-n",
+        type=_count,
+        default=4000,
+        metavar="N",
+        help="number of particles (default %(default)s)",
+    )
+    p.add_argument(
+        "--box",
+        type=_count,
+        default=64,
+        metavar="D",
+        help="box of the images in pixels (default %(default)s)",
+    )
+    p.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="K",
+        help="seed of everything random (default %(default)s)",
+    )
     p.add_argument("--overwrite", action="store_true", help="replace an earlier demo")
+
 
 def _benchmark_options(p):
     "Arguments of `benchmark`."
-    p.add_argument("what", choices=("quality", "cost", "memory", "table1", "table2", "ablation"), help="scores after a given time; milliseconds of each part of a step; peak memory of a training process; the paper's Table 1 (simulated sets), 2 (pose refinement) and 3 (ablation)")
+    p.add_argument(
+        "what",
+        choices=("quality", "cost", "memory", "table1", "table2", "ablation"),
+        help="scores after a given time; milliseconds of each part of a step; peak memory of a training process; the paper's Table 1 (simulated sets), 2 (pose refinement) and 3 (ablation)",
+    )
     size = p.add_mutually_exclusive_group()
-    size.add_argument("--small", action="store_true", help="a table at a size for two cores: about a quarter of an hour (default)")
-    size.add_argument("--full", action="store_true", help="a table at the paper's size: hours on a GPU")
-    p.add_argument("--out", metavar="DIR", help="folder to write a table into, as JSON and Markdown (default: print the Markdown)")
-    p.add_argument("--from", dest="start", metavar="7W6M.cif", help="first structure of the pedv set, for table1 (default: a stand-in, at the small size)")
+    size.add_argument(
+        "--small",
+        action="store_true",
+        help="a table at a size for two cores: about a quarter of an hour (default)",
+    )
+    size.add_argument(
+        "--full", action="store_true", help="a table at the paper's size: hours on a GPU"
+    )
+    p.add_argument(
+        "--out",
+        metavar="DIR",
+        help="folder to write a table into, as JSON and Markdown (default: print the Markdown)",
+    )
+    p.add_argument(
+        "--from",
+        dest="start",
+        metavar="7W6M.cif",
+        help="first structure of the pedv set, for table1 (default: a stand-in, at the small size)",
+    )
     p.add_argument("--to", dest="end", metavar="7W73.cif", help="second structure of the pedv set")
-    p.add_argument("--seed", type=int, default=0, metavar="K", help="seed of everything random in a table (default %(default)s)")
-    p.add_argument("--seeds", type=_count, default=3, metavar="S", help="trainings a row of the ablation, for the spread (default %(default)s)")
-    p.add_argument("--particles", metavar="STAR", help="star file of a simulated set (default: the arm preset, made for the occasion)")
-    p.add_argument("-n", type=_count, default=4000, metavar="N", help="number of particles of that set (default %(default)s)")
-    p.add_argument("--box", type=_count, default=64, metavar="D", help="box of that set in pixels (default %(default)s)")
-    p.add_argument("--minutes", type=_positive, metavar="M", help="training time in minutes (default 5 for quality; 1.5 or 5 a row of a small table 1 or 2, 20 passes a row of a full one)")
-    p.add_argument("--radii", type=_count, nargs="+", default=[], metavar="PX", help="also time balls of these radii in pixels, for cost (default: none)")
+    p.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="K",
+        help="seed of everything random in a table (default %(default)s)",
+    )
+    p.add_argument(
+        "--seeds",
+        type=_count,
+        default=3,
+        metavar="S",
+        help="trainings a row of the ablation, for the spread (default %(default)s)",
+    )
+    p.add_argument(
+        "--particles",
+        metavar="STAR",
+        help="star file of a simulated set (default: the arm preset, made for the occasion)",
+    )
+    p.add_argument(
+        "-n",
+        type=_count,
+        default=4000,
+        metavar="N",
+        help="number of particles of that set (default %(default)s)",
+    )
+    p.add_argument(
+        "--box",
+        type=_count,
+        default=64,
+        metavar="D",
+        help="box of that set in pixels (default %(default)s)",
+    )
+    p.add_argument(
+        "--minutes",
+        type=_positive,
+        metavar="M",
+        help="training time in minutes (default 5 for quality; 1.5 or 5 a row of a small table 1 or 2, 20 passes a row of a full one)",
+    )
+    p.add_argument(
+        "--radii",
+        type=_count,
+        nargs="+",
+        default=[],
+        metavar="PX",
+        help="also time balls of these radii in pixels, for cost (default: none)",
+    )
 
 # %% ../../nbs/command/00_arguments.ipynb #cce578db
-_COMMANDS = {"demo": (_demo_options, "simulate, reconstruct, compare, report: the main job on embedded data"),
-             "simulate": (_simulate_options, "make a particle set with known truth, of a preset, two structures, or a set of the paper"),
-             "train": (_train_options, "reconstruct a particle set"),
-             "volumes": (_volumes_options, "write maps of a run"),
-             "flexibility": (_flexibility_options, "write maps of which parts move, and of the attention"),
-             "fsc": (_fsc_options, "Fourier shell correlation of two maps"),
-             "score": (_score_options, "compare a run with the truth of a simulated set"),
-             "report": (_report_options, "one page with the figures of a run"),
-             "page": (_page_options, "export a notebook as one page with live figures, for use without a network"),
-             "benchmark": (_benchmark_options, "measure quality, cost and memory on this machine, or regenerate a table of the paper")}
+_COMMANDS = {
+    "demo": (
+        _demo_options,
+        "simulate, reconstruct, compare, report: the main job on embedded data",
+    ),
+    "simulate": (
+        _simulate_options,
+        "make a particle set with known truth, of a preset, two structures, or a set of the paper",
+    ),
+    "train": (_train_options, "reconstruct a particle set"),
+    "volumes": (_volumes_options, "write maps of a run"),
+    "flexibility": (_flexibility_options, "write maps of which parts move, and of the attention"),
+    "fsc": (_fsc_options, "Fourier shell correlation of two maps"),
+    "score": (_score_options, "compare a run with the truth of a simulated set"),
+    "report": (_report_options, "one page with the figures of a run"),
+    "page": (
+        _page_options,
+        "export a notebook as one page with live figures, for use without a network",
+    ),
+    "benchmark": (
+        _benchmark_options,
+        "measure quality, cost and memory on this machine, or regenerate a table of the paper",
+    ),
+}
+
 
 def parser(functions: dict) -> Parser:
     "The parser of the command line; it sets `function` to that of the chosen command."
     from cryoformer_nb import __version__
-    p = Parser(prog="cryoformer", description="Continuous heterogeneous cryo-EM reconstruction: particle images in, a moving molecule out.", allow_abbrev=False)
+
+    p = Parser(
+        prog="cryoformer",
+        description="Continuous heterogeneous cryo-EM reconstruction: particle images in, a moving molecule out.",
+        allow_abbrev=False,
+    )
     p.add_argument("--version", action="version", version=f"cryoformer_nb {__version__}")
-    commands = p.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
+    commands = p.add_subparsers(
+        dest="command", required=True, metavar="COMMAND", parser_class=Parser
+    )
     for name, (options, text) in _COMMANDS.items():
-        command = commands.add_parser(name, help=text, description=functions[name].__doc__, allow_abbrev=False)
+        command = commands.add_parser(
+            name, help=text, description=functions[name].__doc__, allow_abbrev=False
+        )
         command.set_defaults(function=functions[name])
         options(command)
     return p

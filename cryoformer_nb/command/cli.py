@@ -24,117 +24,245 @@ from ..core.conventions import InputError
 def _whole_folder(out, overwrite: bool):
     "Yield a temporary folder that becomes `out` on success and is removed on failure."
     from cryoformer_nb.core.files import check_folder, new_folder
+
     out = check_folder(out, overwrite)
     temporary = out.with_name(f".tmp-{os.getpid()}-{out.name}")
     try:
         yield new_folder(temporary)
-        if out.is_dir(): shutil.rmtree(out)
+        if out.is_dir():
+            shutil.rmtree(out)
         os.replace(temporary, out)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, InputError): raise InputError(str(error).replace(str(temporary), str(out))) from error
-        if isinstance(error, OSError): raise InputError(f"{out}: expected to write this folder, found '{error.strerror or error}'; choose another place") from error
+        if isinstance(error, InputError):
+            raise InputError(str(error).replace(str(temporary), str(out))) from error
+        if isinstance(error, OSError):
+            raise InputError(
+                f"{out}: expected to write this folder, found '{error.strerror or error}'; choose another place"
+            ) from error
         raise
+
 
 def _outside(out, *inputs):
     "Refuse an output folder that holds an input."
     for path in inputs:
         if path and Path(out).resolve() in (Path(path).resolve(), *Path(path).resolve().parents):
-            raise InputError(f"{out}: expected an output folder apart from the input, found that it holds {path}; choose another name")
+            raise InputError(
+                f"{out}: expected an output folder apart from the input, found that it holds {path}; choose another name"
+            )
 
 # %% ../../nbs/command/01_cli.ipynb #f11465a9
 def _simulate(a) -> None:
     "Simulate a particle set with known truth: RELION star file, image stack, and the states, poses and maps they were made from."
     from cryoformer_nb.imaging.motion import simulate_motion
-    from cryoformer_nb.particles.recipes import RECIPES, recipe
     from cryoformer_nb.imaging.simulator import simulate
+    from cryoformer_nb.particles.recipes import RECIPES, recipe
+
     ends, named = [f for f in (a.start, a.end) if f], a.preset in RECIPES
-    if len(ends) == 1: raise InputError(f"--from and --to: expected two structures, found only {'--from' if a.start else '--to'}; give both ends of the motion")
-    if ends and a.preset and not named: raise InputError(f"--preset: expected either a preset or --from and --to, found both ({a.preset}); leave one out")
-    if a.frames and not ends: raise InputError("--frames: expected two structures, found neither --from nor --to; a preset has its own number of conformations")
-    if a.small and not named: raise InputError(f"--small: expected a set of the paper, found {f'--preset {a.preset}' if a.preset else 'none'}; use -n and --box")
+    if len(ends) == 1:
+        raise InputError(
+            f"--from and --to: expected two structures, found only {'--from' if a.start else '--to'}; give both ends of the motion"
+        )
+    if ends and a.preset and not named:
+        raise InputError(
+            f"--preset: expected either a preset or --from and --to, found both ({a.preset}); leave one out"
+        )
+    if a.frames and not ends:
+        raise InputError(
+            "--frames: expected two structures, found neither --from nor --to; a preset has its own number of conformations"
+        )
+    if a.small and not named:
+        raise InputError(
+            f"--small: expected a set of the paper, found {f'--preset {a.preset}' if a.preset else 'none'}; use -n and --box"
+        )
     _outside(a.out, *(f for f in (a.preset, *ends) if f and Path(f).is_file()))
-    options = dict(pixel_size=a.pixel_size, shift_px=a.shift, seed=a.seed, overwrite=True, pose_noise=a.pose_noise, shift_noise_px=a.shift_noise)
+    options = dict(
+        pixel_size=a.pixel_size,
+        shift_px=a.shift,
+        seed=a.seed,
+        overwrite=True,
+        pose_noise=a.pose_noise,
+        shift_noise_px=a.shift_noise,
+    )
     plain = dict(n=a.n or 4000, box=a.box or 64, snr=a.snr or 0.1)
     with _whole_folder(a.out, a.overwrite) as folder:
-        if named: recipe(a.preset, folder, ends, a.small, n=a.n, box=a.box, snr=a.snr, frames=a.frames, **options)
-        elif ends: simulate_motion(folder, *ends, a.frames or 50, **plain, **options)
-        else: simulate(folder, a.preset or "arm", **plain, **options)
+        if named:
+            recipe(
+                a.preset,
+                folder,
+                ends,
+                a.small,
+                n=a.n,
+                box=a.box,
+                snr=a.snr,
+                frames=a.frames,
+                **options,
+            )
+        elif ends:
+            simulate_motion(folder, *ends, a.frames or 50, **plain, **options)
+        else:
+            simulate(folder, a.preset or "arm", **plain, **options)
         print(_made(folder, Path(a.out)))
+
 
 def _made(folder: Path, out: Path) -> str:
     "What a new set holds, a line each."
     from cryoformer_nb.core.files import mrc_info
+
     motion = folder / "truth" / "motion.json"
     n, box, _ = mrc_info(folder / "particles.mrcs").shape
-    return (_motion_lines(motion) + "\n" if motion.is_file() else "") + f"{n} particles of {box} px: {out / 'particles.star'}, their truth: {out / 'truth'}"
+    return (
+        _motion_lines(motion) + "\n" if motion.is_file() else ""
+    ) + f"{n} particles of {box} px: {out / 'particles.star'}, their truth: {out / 'truth'}"
+
 
 def _motion_lines(path: Path) -> str:
     "What moves, a line a part."
     motion = json.loads(path.read_text())
-    parts = [f"{row['residues']} residues ({', '.join(f'{c} {r}'.strip() for c, r in row['chains'].items())}) " +
-             (f"turn by {row['angle_deg']:.1f} degrees and shift by {row['shift_A']:.1f} A" if row["domain"] else "stand still") for row in motion["domains"]]
-    return "\n  ".join([f"{len(parts)} parts that move as rigid bodies, {motion['misfit_A']:.2f} A of deformation left:"] + parts)
+    parts = [
+        f"{row['residues']} residues ({', '.join(f'{c} {r}'.strip() for c, r in row['chains'].items())}) "
+        + (
+            f"turn by {row['angle_deg']:.1f} degrees and shift by {row['shift_A']:.1f} A"
+            if row["domain"]
+            else "stand still"
+        )
+        for row in motion["domains"]
+    ]
+    return "\n  ".join(
+        [
+            f"{len(parts)} parts that move as rigid bodies, {motion['misfit_A']:.2f} A of deformation left:"
+        ]
+        + parts
+    )
 
 # %% ../../nbs/command/01_cli.ipynb #352467f8
 def _settings(a):
     "The settings of a new run."
     from cryoformer_nb.model.config import Config
-    given = [f"{name}={getattr(a, name)}" for name in ("seed", "poses") if getattr(a, name) is not None]
-    if a.resume and (a.set or a.config or given): raise InputError("--resume: expected the settings of the run, found --set, --config, --seed or --poses too; leave them out, or start a new run")
+
+    given = [
+        f"{name}={getattr(a, name)}" for name in ("seed", "poses") if getattr(a, name) is not None
+    ]
+    if a.resume and (a.set or a.config or given):
+        raise InputError(
+            "--resume: expected the settings of the run, found --set, --config, --seed or --poses too; leave them out, or start a new run"
+        )
     return (Config.load(a.config) if a.config else Config()).updated(a.set + given)
+
 
 def _train(a) -> None:
     "Train on particles and write a run folder: latents, model, poses, history and mean map."
     from cryoformer_nb.core.files import check_folder
     from cryoformer_nb.particles.particles import load_particles
     from cryoformer_nb.training.training import train
+
     config = _settings(a)
     _outside(a.out, a.particles, a.config, a.pose_pkl, a.ctf_pkl, a.passthrough, a.ind)
-    if a.half_sets and a.resume: raise InputError("--half-sets: expected a new run, found --resume; train the half sets in a new folder")
-    if not a.resume: check_folder(a.out, a.overwrite)                 # before anything is read
-    particles = load_particles(a.particles, a.datadir, a.box, a.invert, a.pose_pkl, a.ctf_pkl, a.passthrough, a.pixel_size, a.ind)
+    if a.half_sets and a.resume:
+        raise InputError(
+            "--half-sets: expected a new run, found --resume; train the half sets in a new folder"
+        )
+    if not a.resume:
+        check_folder(a.out, a.overwrite)  # before anything is read
+    particles = load_particles(
+        a.particles,
+        a.datadir,
+        a.box,
+        a.invert,
+        a.pose_pkl,
+        a.ctf_pkl,
+        a.passthrough,
+        a.pixel_size,
+        a.ind,
+    )
     print(particles, flush=True)
     share = 0.5 if a.half_sets and a.minutes else 1.0
-    run = train(particles, a.out, a.minutes and share * a.minutes, a.epochs, config, a.resume, a.overwrite, not a.quiet, a.started)
-    if a.half_sets: _train_halves(a, particles, config)
+    run = train(
+        particles,
+        a.out,
+        a.minutes and share * a.minutes,
+        a.epochs,
+        config,
+        a.resume,
+        a.overwrite,
+        not a.quiet,
+        a.started,
+    )
+    if a.half_sets:
+        _train_halves(a, particles, config)
     last = run.history.iloc[-1].to_dict() if len(run.history) else {}
-    if last: print(f"{last['epoch']:.1f} passes in {last['seconds'] / 60:.1f} min, loss {last['loss']:.4f}, {last['images_per_second']:.0f} images/s")
-    print(f"run folder: {a.out}\nlook at it:  cryoformer report {a.out}\nmaps:        cryoformer volumes {a.out} --out {Path(a.out) / 'volumes'}")
+    if last:
+        print(
+            f"{last['epoch']:.1f} passes in {last['seconds'] / 60:.1f} min, loss {last['loss']:.4f}, {last['images_per_second']:.0f} images/s"
+        )
+    print(
+        f"run folder: {a.out}\nlook at it:  cryoformer report {a.out}\nmaps:        cryoformer volumes {a.out} --out {Path(a.out) / 'volumes'}"
+    )
 
 # %% ../../nbs/command/01_cli.ipynb #495cfece
 def _train_halves(a, particles, config) -> None:
     "Train a run on each half set, in RUN/half1 and RUN/half2, and write their mean maps."
-    from cryoformer_nb.core.files import read_map, write_map
+    from cryoformer_nb.core.files import read_map
     from cryoformer_nb.core.fsc import fsc
     from cryoformer_nb.training.training import train
+
     for k, part in enumerate(particles.halves(), 1):
-        run = train(part, Path(a.out) / f"half{k}", a.minutes and a.minutes / 4, a.epochs, config, False, a.overwrite, not a.quiet)
+        run = train(
+            part,
+            Path(a.out) / f"half{k}",
+            a.minutes and a.minutes / 4,
+            a.epochs,
+            config,
+            False,
+            a.overwrite,
+            not a.quiet,
+        )
         write_map(Path(a.out) / f"half{k}.mrc", read_map(run.path / "mean.mrc")[0], run.pixel_size)
     (x, pixel_size), (y, _) = (read_map(Path(a.out) / f"half{k}.mrc") for k in (1, 2))
-    print(f"mean maps of the half sets agree to {fsc(x, y, pixel_size).resolution_0143:.2f} A (FSC 0.143, no mask)")
+    print(
+        f"mean maps of the half sets agree to {fsc(x, y, pixel_size).resolution_0143:.2f} A (FSC 0.143, no mask)"
+    )
 
 # %% ../../nbs/command/01_cli.ipynb #d461bfb2
 def _chosen(a, run):
     "The latents (k, d) that the options of `volumes` ask for, and a column of labels."
     import numpy as np
+
     from cryoformer_nb.analysis.latent import kmeans, motion_path, principal_path
+
     z = np.asarray(run.latents)
     if a.particles is not None:
-        try: rows = [int(i) for i in a.particles.split(",")]
-        except ValueError: rows = [-1]
-        if not all(0 <= i < len(z) for i in rows): raise InputError(f"--particles: expected numbers from 0 to {len(z) - 1} with commas between, found {a.particles!r}")
+        try:
+            rows = [int(i) for i in a.particles.split(",")]
+        except ValueError:
+            rows = [-1]
+        if not all(0 <= i < len(z) for i in rows):
+            raise InputError(
+                f"--particles: expected numbers from 0 to {len(z) - 1} with commas between, found {a.particles!r}"
+            )
         return z[rows], [f"particle {i}" for i in rows]
     if a.latents is not None:
-        try: given = np.atleast_2d(np.load(a.latents).astype(np.float64))
-        except (OSError, ValueError) as error: raise InputError(f"{a.latents}: expected a .npy file of latents, found '{' '.join(str(error).split())}'; check the path") from error
+        try:
+            given = np.atleast_2d(np.load(a.latents).astype(np.float64))
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"{a.latents}: expected a .npy file of latents, found '{' '.join(str(error).split())}'; check the path"
+            ) from error
         if given.ndim != 2 or given.shape[1] != z.shape[1] or not np.isfinite(given).all():
-            raise InputError(f"{a.latents}: expected finite latents of {z.shape[1]} numbers a row, found an array of shape {given.shape}; are they of another run?")
+            raise InputError(
+                f"{a.latents}: expected finite latents of {z.shape[1]} numbers a row, found an array of shape {given.shape}; are they of another run?"
+            )
         return given, [f"row {i}" for i in range(len(given))]
     if a.kmeans is not None:
         centres, labels = kmeans(z, a.kmeans)
-        return centres, [f"cluster of {count} particles" for count in np.bincount(labels, minlength=a.kmeans)]
-    path, name = (principal_path(z, a.pc, a.n), f"component {a.pc}") if a.pc else (motion_path(z, a.n), "main motion")
+        return centres, [
+            f"cluster of {count} particles" for count in np.bincount(labels, minlength=a.kmeans)
+        ]
+    path, name = (
+        (principal_path(z, a.pc, a.n), f"component {a.pc}")
+        if a.pc
+        else (motion_path(z, a.n), "main motion")
+    )
     return path, [f"{name} point {i + 1} of {len(path)}" for i in range(len(path))]
 
 # %% ../../nbs/command/01_cli.ipynb #f8cd1f86
@@ -143,14 +271,16 @@ def _volumes(a) -> None:
     import numpy as np
     from scipy.spatial import cKDTree
     from tqdm.auto import tqdm
-    from cryoformer_nb.core.files import write_map
+
     from cryoformer_nb.training.training import Run
+
     run = Run.load(a.run)
     _outside(a.out, Path(a.run) / "config.yaml", a.latents)
     z, labels = _chosen(a, run)
     near = cKDTree(np.asarray(run.latents)).query(z)[1]
     with _whole_folder(a.out, a.overwrite) as folder:
-        for k in tqdm(range(len(z)), desc="maps", unit="map", disable=a.quiet): write_map(folder / f"vol_{k:03d}.mrc", run.volume(z[k]), run.pixel_size)
+        for k in tqdm(range(len(z)), desc="maps", unit="map", disable=a.quiet):
+            write_map(folder / f"vol_{k:03d}.mrc", run.volume(z[k]), run.pixel_size)
         np.save(folder / "latents.npy", z)
         rows = [f"vol_{k:03d}.mrc,{labels[k]},{near[k]}\n" for k in range(len(z))]
         (folder / "volumes.csv").write_text("file,what,nearest_particle\n" + "".join(rows))
@@ -159,55 +289,99 @@ def _volumes(a) -> None:
 # %% ../../nbs/command/01_cli.ipynb #3e5dec37
 _AREA = "area under the ROC curve of the density's deviation against the truly moving voxels"
 
+
 def _flexibility(a) -> None:
     "Write maps of which parts move: the deviation over the particles of the density and of the attention queries, and the attention volumes of one particle."
-    from cryoformer_nb.core.files import write_map
     from cryoformer_nb.analysis.flexibility import attention_volumes, flexibility, flexibility_auc
     from cryoformer_nb.training.training import Run
+
     run = Run.load(a.run)
     _outside(a.out, Path(a.run) / "config.yaml", a.truth)
-    if not 0 <= a.particle < len(run.latents): raise InputError(f"--particle: expected a number from 0 to {len(run.latents) - 1}, found {a.particle}")
+    if not 0 <= a.particle < len(run.latents):
+        raise InputError(
+            f"--particle: expected a number from 0 to {len(run.latents) - 1}, found {a.particle}"
+        )
     found = flexibility(run, a.n)
     maps = dict(mean=found.mean, flexibility=found.density)
-    if found.effect is not None: maps["logit"] = found.effect
+    if found.effect is not None:
+        maps["logit"] = found.effect
     if found.queries is not None:
         maps["queries"] = found.queries
-        for name, volumes in (("attention", attention_volumes(run, run.latents[a.particle])), ("attention_std", found.channels)): maps |= {f"{name}_{c:02d}": v for c, v in enumerate(volumes)}
-    area = flexibility_auc(a.truth, {k: v for k, v in maps.items() if k in ("mean", "flexibility", "logit", "queries")}) if a.truth else {}
+        for name, volumes in (
+            ("attention", attention_volumes(run, run.latents[a.particle])),
+            ("attention_std", found.channels),
+        ):
+            maps |= {f"{name}_{c:02d}": v for c, v in enumerate(volumes)}
+    area = (
+        flexibility_auc(
+            a.truth,
+            {k: v for k, v in maps.items() if k in ("mean", "flexibility", "logit", "queries")},
+        )
+        if a.truth
+        else {}
+    )
     with _whole_folder(a.out, a.overwrite) as folder:
-        for name, volume in maps.items(): write_map(folder / f"{name}.mrc", volume, run.pixel_size)
-    print(f"{len(maps)} maps of {run.box} px at {run.pixel_size:.4g} A/px: {a.out}" + ("" if found.queries is not None else " (no attention volumes: the queries of this model are no regions of space)"))
-    for name, value in area.items(): print(f"{name:12s} {value:.3f}   area under the ROC curve against the truly moving voxels" + (" (minus the mean map)" if name == "control" else ""))
+        for name, volume in maps.items():
+            write_map(folder / f"{name}.mrc", volume, run.pixel_size)
+    print(
+        f"{len(maps)} maps of {run.box} px at {run.pixel_size:.4g} A/px: {a.out}"
+        + (
+            ""
+            if found.queries is not None
+            else " (no attention volumes: the queries of this model are no regions of space)"
+        )
+    )
+    for name, value in area.items():
+        print(
+            f"{name:12s} {value:.3f}   area under the ROC curve against the truly moving voxels"
+            + (" (minus the mean map)" if name == "control" else "")
+        )
 
 # %% ../../nbs/command/01_cli.ipynb #6cced034
 def _fsc(a) -> None:
     "Fourier shell correlation of two maps of one box, with the resolutions at 0.5 and 0.143."
     from cryoformer_nb.core.files import plain, read_map
     from cryoformer_nb.core.fsc import fsc
+
     (x, px), (y, py) = read_map(a.a), read_map(a.b)
-    if abs(px - py) > 0.01 * px: raise InputError(f"{a.b}: expected the pixel size of {a.a}, {px:.4g} A, found {py:.4g} A; resample one of them")
+    if abs(px - py) > 0.01 * px:
+        raise InputError(
+            f"{a.b}: expected the pixel size of {a.a}, {px:.4g} A, found {py:.4g} A; resample one of them"
+        )
     curve = fsc(x, y, px, read_map(a.mask)[0] if a.mask else None)
-    if a.json: return print(json.dumps(plain(dict(pixel_size=px, **curve._asdict()))))
+    if a.json:
+        return print(json.dumps(plain(dict(pixel_size=px, **curve._asdict()))))
     print("shell  resolution (A)    FSC")
-    for s, f, v in zip(curve.shell[1:], curve.frequency[1:], curve.value[1:]): print(f"{s:5d}  {1 / f:14.2f}  {v:5.3f}")
+    for s, f, v in zip(curve.shell[1:], curve.frequency[1:], curve.value[1:]):
+        print(f"{s:5d}  {1 / f:14.2f}  {v:5.3f}")
     print(f"resolution {curve.resolution_05:.2f} A at 0.5, {curve.resolution_0143:.2f} A at 0.143")
 
 # %% ../../nbs/command/01_cli.ipynb #defd627b
 def _score(a) -> None:
     "Compare a run with the truth of a simulated set: how well latents predict the state, and particles' maps agree with their true maps."
-    from cryoformer_nb.core.files import plain
     from cryoformer_nb.analysis.metrics import score
+    from cryoformer_nb.core.files import plain
     from cryoformer_nb.training.training import Run
+
     result = score(Run.load(a.run), a.truth, a.n)
     print(json.dumps(plain(result)) if a.json else _score_lines(result))
 
+
 def _score_lines(s: dict) -> str:
     "The numbers of a score, a line each."
-    lines = [f"latent R2  {s['latent_r2']:.3f}   the true state from the latent, by 20 neighbours",
-             f"mean FSC   {s['mean_fsc']:.3f}   maps of {len(s['particles'])} particles against their own true maps",
-             f"ceiling    {s['ceiling']:.3f}   the average of all true maps against the same"]
-    if s["flexibility_auc"] == s["flexibility_auc"]: lines += [f"moving     {s['flexibility_auc']:.3f}   {_AREA} (minus the mean map: {s['flexibility_control']:.3f})"]
-    if s.get("rotation_median", 0) > 1e-3: lines += [f"poses      {s['rotation_median']:.3f} rad and {s['shift_median']:.2f} px median error, mean squares {s['rotation_mean_square']:.3f} and {s['shift_mean_square']:.2f}"]
+    lines = [
+        f"latent R2  {s['latent_r2']:.3f}   the true state from the latent, by 20 neighbours",
+        f"mean FSC   {s['mean_fsc']:.3f}   maps of {len(s['particles'])} particles against their own true maps",
+        f"ceiling    {s['ceiling']:.3f}   the average of all true maps against the same",
+    ]
+    if s["flexibility_auc"] == s["flexibility_auc"]:
+        lines += [
+            f"moving     {s['flexibility_auc']:.3f}   {_AREA} (minus the mean map: {s['flexibility_control']:.3f})"
+        ]
+    if s.get("rotation_median", 0) > 1e-3:
+        lines += [
+            f"poses      {s['rotation_median']:.3f} rad and {s['shift_median']:.2f} px median error, mean squares {s['rotation_mean_square']:.3f} and {s['shift_mean_square']:.2f}"
+        ]
     return "\n".join(lines)
 
 # %% ../../nbs/command/01_cli.ipynb #4ac5f802
@@ -215,53 +389,89 @@ def _report(a) -> None:
     "Write one page with the figures of a run; it opens without a network."
     from cryoformer_nb.show.report import report
     from cryoformer_nb.training.training import Run
+
     print(report(Run.load(a.run), a.out or Path(a.run) / "report.html", a.truth))
+
 
 def _page(a) -> None:
     "Export a notebook with its outputs as one HTML page: figures alive, plotly.js inside, nothing to load from elsewhere."
     from cryoformer_nb.show.panels import export_page
+
     print(export_page(a.notebook, a.out))
+
 
 def _benchmark(a) -> None:
     "Measure on this machine what the README says (scores after a given time, the cost of each part of a step, peak memory), or regenerate a table of the paper."
     import tempfile
+
     from cryoformer_nb.bench.benchmark import cost, memory, quality
     from cryoformer_nb.imaging.simulator import simulate
-    if a.what in _TABLES: return _TABLES[a.what](a)
+
+    if a.what in _TABLES:
+        return _TABLES[a.what](a)
     with tempfile.TemporaryDirectory() as folder:
         star = a.particles or simulate(Path(folder) / "set", "arm", a.n, a.box)
-        if a.what == "quality": print("\n".join(f"{name:14s} {value:.4g}" for name, value in quality(star, a.minutes or 5).items()))
-        elif a.what == "memory": print(f"{memory(star):.2f} GiB at most")
+        if a.what == "quality":
+            print(
+                "\n".join(
+                    f"{name:14s} {value:.4g}"
+                    for name, value in quality(star, a.minutes or 5).items()
+                )
+            )
+        elif a.what == "memory":
+            print(f"{memory(star):.2f} GiB at most")
         else:
             rows = cost(star, tuple(a.radii))
             print("ms per image" + "".join(f"{row['voxels']:>9d} voxels" for row in rows))
-            for name in list(rows[0])[1:]: print(f"{name:12s}" + "".join(f"{row[name]:16.3f}" for row in rows))
+            for name in list(rows[0])[1:]:
+                print(f"{name:12s}" + "".join(f"{row[name]:16.3f}" for row in rows))
 
 # %% ../../nbs/command/01_cli.ipynb #fcee3a4c
 def _table(a, regenerate, *first, **changed) -> None:
     "Print a table of the paper, regenerated; its progress goes to standard error."
     from cryoformer_nb.model.config import Config
-    print(regenerate("full" if a.full else "small", a.out, *first, config=Config(seed=a.seed), show=lambda line: print(line, file=sys.stderr, flush=True), **changed)[1])
+
+    print(
+        regenerate(
+            "full" if a.full else "small",
+            a.out,
+            *first,
+            config=Config(seed=a.seed),
+            show=lambda line: print(line, file=sys.stderr, flush=True),
+            **changed,
+        )[1]
+    )
+
 
 def _within(a) -> dict:
     "The time of a row, where one is given."
     return dict(minutes=a.minutes, epochs=None) if a.minutes else {}
 
+
 def _table1(a) -> None:
     "Table 1: the simulated sets."
     from cryoformer_nb.bench.tables import table1
-    if bool(a.start) != bool(a.end): raise InputError(f"--from and --to: expected two structures, found only {'--from' if a.start else '--to'}; give both ends of the motion")
+
+    if bool(a.start) != bool(a.end):
+        raise InputError(
+            f"--from and --to: expected two structures, found only {'--from' if a.start else '--to'}; give both ends of the motion"
+        )
     _table(a, table1, (a.start, a.end), **_within(a))
+
 
 def _table2(a) -> None:
     "Table 2: pose refinement."
     from cryoformer_nb.bench.tables import table2
+
     _table(a, table2, **_within(a))
+
 
 def _ablation(a) -> None:
     "Table 3: what each part is worth."
     from cryoformer_nb.bench.ablation import ablation
+
     _table(a, ablation, a.seeds)
+
 
 #: What `benchmark` calls for a table of the paper.
 _TABLES = dict(table1=_table1, table2=_table2, ablation=_ablation)
@@ -270,55 +480,123 @@ _TABLES = dict(table1=_table1, table2=_table2, ablation=_ablation)
 #: Seconds the demo keeps for maps, scores and drawing after training, at most a quarter of its time.
 _AFTER_TRAINING = 30
 
+
 def _demo(a) -> None:
     "The main job on the embedded data: simulate a moving molecule, reconstruct it, write maps, compare with the truth, and draw report.html."
     from cryoformer_nb.particles.particles import load_particles
     from cryoformer_nb.training.training import train
-    if a.minutes < 1: raise InputError(f"--minutes: expected at least 1 for simulation, training and report together, found {a.minutes:g}")
+
+    if a.minutes < 1:
+        raise InputError(
+            f"--minutes: expected at least 1 for simulation, training and report together, found {a.minutes:g}"
+        )
     out, common = Path(a.out), dict(overwrite=a.overwrite)
     print(f"1/4 simulating {a.n} particle images of the {a.preset} preset", flush=True)
-    _simulate(argparse.Namespace(out=out, preset=a.preset, n=a.n, box=a.box, pixel_size=None, snr=0.1, shift=0.0, pose_noise=0.0, shift_noise=0.0, start=None, end=None, frames=None, small=False, seed=a.seed, **common))
+    _simulate(
+        argparse.Namespace(
+            out=out,
+            preset=a.preset,
+            n=a.n,
+            box=a.box,
+            pixel_size=None,
+            snr=0.1,
+            shift=0.0,
+            pose_noise=0.0,
+            shift_noise=0.0,
+            start=None,
+            end=None,
+            frames=None,
+            small=False,
+            seed=a.seed,
+            **common,
+        )
+    )
     print("2/4 reconstructing", flush=True)
     left = 60 * a.minutes - (time.perf_counter() - a.started) - min(_AFTER_TRAINING, 15 * a.minutes)
     particles = load_particles(out / "particles.star")
     run = train(particles, out / "run", minutes=max(left, 15) / 60, started=time.perf_counter())
     print("3/4 maps along the main motion", flush=True)
-    _volumes(argparse.Namespace(run=run.path, out=out / "volumes", particles=None, latents=None, kmeans=None, pc=None, n=10, overwrite=False, quiet=True))
+    _volumes(
+        argparse.Namespace(
+            run=run.path,
+            out=out / "volumes",
+            particles=None,
+            latents=None,
+            kmeans=None,
+            pc=None,
+            n=10,
+            overwrite=False,
+            quiet=True,
+        )
+    )
     print("4/4 comparing with the truth, drawing the report", flush=True)
     print(_finish_demo(out, run, particles, a.preset))
-    print(f"done in {(time.perf_counter() - a.started) / 60:.1f} min; open {out / 'report.html'} in a browser")
+    print(
+        f"done in {(time.perf_counter() - a.started) / 60:.1f} min; open {out / 'report.html'} in a browser"
+    )
+
 
 def _finish_demo(out: Path, run, particles, preset: str) -> str:
     "Write score.json and report.html; return the numbers."
-    from cryoformer_nb.core.files import atomic_path, plain
     from cryoformer_nb.analysis.metrics import score
+    from cryoformer_nb.core.files import atomic_path, plain
     from cryoformer_nb.show.report import report
+
     scores = score(run, out / "truth")
-    with atomic_path(out / "score.json") as name: Path(name).write_text(json.dumps(plain(scores)))
-    report(run, out / "report.html", out / "truth", particles, title=f"Demo: the {preset} preset", scores=scores)
+    with atomic_path(out / "score.json") as name:
+        Path(name).write_text(json.dumps(plain(scores)))
+    report(
+        run,
+        out / "report.html",
+        out / "truth",
+        particles,
+        title=f"Demo: the {preset} preset",
+        scores=scores,
+    )
     return _score_lines(scores)
 
 # %% ../../nbs/command/01_cli.ipynb #f1faa565
 def _warn(message, category, filename, lineno, file=None, line=None):
     "A warning in one line, if it is ours."
-    if category is UserWarning and "cryoformer_nb" in Path(filename).parts: print(f"cryoformer: warning: {message}", file=sys.stderr)
+    if category is UserWarning and "cryoformer_nb" in Path(filename).parts:
+        print(f"cryoformer: warning: {message}", file=sys.stderr)
 
-_FUNCTIONS = dict(demo=_demo, simulate=_simulate, train=_train, volumes=_volumes, flexibility=_flexibility, fsc=_fsc, score=_score, report=_report, page=_page, benchmark=_benchmark)
+
+_FUNCTIONS = dict(
+    demo=_demo,
+    simulate=_simulate,
+    train=_train,
+    volumes=_volumes,
+    flexibility=_flexibility,
+    fsc=_fsc,
+    score=_score,
+    report=_report,
+    page=_page,
+    benchmark=_benchmark,
+)
+
 
 def main(argv=None) -> int:
     "Run the command line; 0 on success, 2 on bad input, 130 when interrupted."
     started = time.perf_counter()
-    try: a = parser(_FUNCTIONS).parse_args(argv)
-    except SystemExit as end: return int(end.code or 0)
+    try:
+        a = parser(_FUNCTIONS).parse_args(argv)
+    except SystemExit as end:
+        return int(end.code or 0)
     a.started = started
     with warnings.catch_warnings():
         warnings.showwarning = _warn
-        try: a.function(a)
+        try:
+            a.function(a)
         except InputError as error:
             print(f"cryoformer: error: {' '.join(str(error).split())}", file=sys.stderr)
             return 2
         except KeyboardInterrupt:
-            hint = f"; 'cryoformer train {a.particles} --out {a.out} --resume' continues" if a.command == "train" else ""
+            hint = (
+                f"; 'cryoformer train {a.particles} --out {a.out} --resume' continues"
+                if a.command == "train"
+                else ""
+            )
             print(f"\ncryoformer: interrupted{hint}", file=sys.stderr)
             return 130
     return 0

@@ -13,5 +13,7 @@ class InputError(ValueError):
 def check_box(box: int, what: str = "image") -> int:
     "Return `box` if it is a positive even number of pixels, else raise `InputError`: the centre is defined as pixel box//2."
     if int(box) != box or box < 4 or box % 2:
-        raise InputError(f"{what}: expected an even box of at least 4 pixels, found {box}; crop or pad by one pixel, or use --box with an even number")
+        raise InputError(
+            f"{what}: expected an even box of at least 4 pixels, found {box}; crop or pad by one pixel, or use --box with an even number"
+        )
     return int(box)

@@ -21,45 +21,89 @@ def _grey(image: np.ndarray, limits: tuple | None = None) -> np.ndarray:
     return (np.clip((image - lo) / max(hi - lo, 1e-12), 0, 1) * 255).astype(np.uint8)
 
 # %% ../../nbs/core/01_figures.ipynb #655cd480
-def show_images(images,               # (n, y, x) array or list of (y, x)
-                titles=None,          # one string an image
-                columns: int = 6,
-                limits=None,          # common (low, high) grey limits
-                width: int = 150      # pixels of one panel
-                ) -> go.Figure:
+def show_images(
+    images,  # (n, y, x) array or list of (y, x)
+    titles=None,  # one string an image
+    columns: int = 6,
+    limits=None,  # common (low, high) grey limits
+    width: int = 150,  # pixels of one panel
+) -> go.Figure:
     "Images side by side in grey, y downwards as in RELION's display."
     images = [np.asarray(i, dtype=np.float32) for i in images]
-    columns = min(columns, len(images)); rows = -(-len(images) // columns)
-    fig = make_subplots(rows, columns, subplot_titles=titles, horizontal_spacing=0.02, vertical_spacing=0.12 / rows)
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    fig = make_subplots(
+        rows, columns, subplot_titles=titles, horizontal_spacing=0.02, vertical_spacing=0.12 / rows
+    )
     for k, image in enumerate(images):
         step = -(-image.shape[-1] // 128)
-        fig.add_trace(go.Heatmap(z=_grey(image[::step, ::step], limits), colorscale="Greys_r", showscale=False, hoverinfo="skip", zmin=0, zmax=255),
-                      k // columns + 1, k % columns + 1)
-    fig.update_xaxes(visible=False).update_yaxes(visible=False, autorange="reversed", scaleanchor="x")
+        fig.add_trace(
+            go.Heatmap(
+                z=_grey(image[::step, ::step], limits),
+                colorscale="Greys_r",
+                showscale=False,
+                hoverinfo="skip",
+                zmin=0,
+                zmax=255,
+            ),
+            k // columns + 1,
+            k % columns + 1,
+        )
+    fig.update_xaxes(visible=False).update_yaxes(
+        visible=False, autorange="reversed", scaleanchor="x"
+    )
     fig.update_xaxes(constrain="domain").update_yaxes(constrain="domain")
-    return fig.update_layout(width=width * columns + 20, height=(width + 25) * rows + 20, margin=dict(l=5, r=5, t=25, b=5))
+    return fig.update_layout(
+        width=width * columns + 20,
+        height=(width + 25) * rows + 20,
+        margin=dict(l=5, r=5, t=25, b=5),
+    )
 
 # %% ../../nbs/core/01_figures.ipynb #ef8306ca
-def central_sections(volume           # (z, y, x)
-                     ) -> np.ndarray: # (3, D, D)
+def central_sections(
+    volume,  # (z, y, x)
+) -> np.ndarray:  # (3, D, D)
     "The three central sections of a cube: xy, xz, yz."
-    v = np.asarray(volume, dtype=np.float32); c = len(v) // 2
+    v = np.asarray(volume, dtype=np.float32)
+    c = len(v) // 2
     return np.stack([v[c], v[:, c], v[:, :, c]])
 
-def show_slices(volume,               # (z, y, x)
-                titles=("xy", "xz", "yz")) -> go.Figure:
+
+def show_slices(
+    volume,  # (z, y, x)
+    titles=("xy", "xz", "yz"),
+) -> go.Figure:
     "The three central sections of a volume."
     return show_images(central_sections(volume), titles, columns=3, width=200)
 
 # %% ../../nbs/core/01_figures.ipynb #76ca2198
-def show_curves(x,                    # (n,) shared abscissa
-                curves: dict,         # name -> (n,) values
-                xlabel: str = "", ylabel: str = "", title: str = "",
-                log: bool = False,    # logarithmic ordinate
-                hline: dict | None = None  # label -> level, dashed
-                ) -> go.Figure:
+def show_curves(
+    x,  # (n,) shared abscissa
+    curves: dict,  # name -> (n,) values
+    xlabel: str = "",
+    ylabel: str = "",
+    title: str = "",
+    log: bool = False,  # logarithmic ordinate
+    hline: dict | None = None,  # label -> level, dashed
+) -> go.Figure:
     "Line plots that share an axis; label every axis with its unit."
-    fig = go.Figure([go.Scatter(x=np.asarray(x), y=np.asarray(y), name=n, line=dict(color=PALETTE[k % len(PALETTE)])) for k, (n, y) in enumerate(curves.items())])
-    for label, level in (hline or {}).items(): fig.add_hline(level, line_dash="dash", line_color="grey", annotation_text=label)
-    return fig.update_layout(template="plotly_white", title=title, xaxis_title=xlabel, yaxis_title=ylabel, yaxis_type="log" if log else "linear",
-                             width=640, height=360, margin=dict(l=60, r=20, t=40, b=50))
+    fig = go.Figure(
+        [
+            go.Scatter(
+                x=np.asarray(x), y=np.asarray(y), name=n, line=dict(color=PALETTE[k % len(PALETTE)])
+            )
+            for k, (n, y) in enumerate(curves.items())
+        ]
+    )
+    for label, level in (hline or {}).items():
+        fig.add_hline(level, line_dash="dash", line_color="grey", annotation_text=label)
+    return fig.update_layout(
+        template="plotly_white",
+        title=title,
+        xaxis_title=xlabel,
+        yaxis_title=ylabel,
+        yaxis_type="log" if log else "linear",
+        width=640,
+        height=360,
+        margin=dict(l=60, r=20, t=40, b=50),
+    )

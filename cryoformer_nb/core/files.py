@@ -32,51 +32,80 @@ def atomic_path(path) -> Path:
         yield temporary
         os.replace(temporary, path)
     except BaseException as error:
-        full = isinstance(error, RuntimeError) and shutil.disk_usage(path.parent).free < 1 << 20  # torch.save reports a full disk this way
-        try: temporary.unlink(missing_ok=True)
-        except OSError: pass
+        full = (
+            isinstance(error, RuntimeError) and shutil.disk_usage(path.parent).free < 1 << 20
+        )  # torch.save reports a full disk this way
+        try:
+            temporary.unlink(missing_ok=True)
+        except OSError:
+            pass
         if isinstance(error, OSError) or full:
-            raise InputError(f"{path}: expected to write this file, found '{getattr(error, 'strerror', None) or error}'; "
-                             "free disk space, check the rights, or choose another place") from error
+            raise InputError(
+                f"{path}: expected to write this file, found '{getattr(error, 'strerror', None) or error}'; "
+                "free disk space, check the rights, or choose another place"
+            ) from error
         raise
 
 # %% ../../nbs/core/04_files.ipynb #2265278f
 class MrcInfo(NamedTuple):
     "What the header of an MRC file says."
-    shape: tuple       # (n, y, x) of a stack, (z, y, x) of a map
-    mode: int          # 0 int8, 1 int16, 2 float32, 6 uint16, 12 float16
+
+    shape: tuple  # (n, y, x) of a stack, (z, y, x) of a map
+    mode: int  # 0 int8, 1 int16, 2 float32, 6 uint16, 12 float16
     pixel_size: float  # A, 0 if the header does not say
-    axes: tuple        # which of x=1, y=2, z=3 is the fastest, middle and slowest index of the file
+    axes: tuple  # which of x=1, y=2, z=3 is the fastest, middle and slowest index of the file
 
 # %% ../../nbs/core/04_files.ipynb #c744a89b
 _BYTES = {0: 1, 1: 2, 2: 4, 6: 2, 12: 2}
 
+
 def mrc_info(path) -> MrcInfo:
     "Read the header of an MRC file; `InputError` if it is missing, no MRC file, of an unknown mode, or shorter than its header says."
     path = Path(path)
-    try: raw = np.fromfile(path, mrcfile.dtypes.HEADER_DTYPE, 1)
-    except OSError as error: raise InputError(f"{path}: expected an MRC file, found '{error.strerror or error}'; check the path") from error
-    if not len(raw): raise InputError(f"{path}: expected an MRC file, found fewer bytes than its header of 1024 needs; copy the file again")
+    try:
+        raw = np.fromfile(path, mrcfile.dtypes.HEADER_DTYPE, 1)
+    except OSError as error:
+        raise InputError(
+            f"{path}: expected an MRC file, found '{error.strerror or error}'; check the path"
+        ) from error
+    if not len(raw):
+        raise InputError(
+            f"{path}: expected an MRC file, found fewer bytes than its header of 1024 needs; copy the file again"
+        )
     h = raw[0] if 0 <= raw[0]["mode"] < 256 else raw.view(raw.dtype.newbyteorder())[0]
     shape = tuple(int(h[k]) for k in ("nz", "ny", "nx"))
     if int(h["mode"]) not in _BYTES or min(shape) < 1:
-        raise InputError(f"{path}: expected an MRC file of mode 0, 1, 2, 6 or 12, found mode {h['mode']} and shape {shape}; is it another format?")
-    expected = 1024 + int(h["nsymbt"]) + int(np.prod(shape, dtype=np.int64)) * _BYTES[int(h["mode"])]
+        raise InputError(
+            f"{path}: expected an MRC file of mode 0, 1, 2, 6 or 12, found mode {h['mode']} and shape {shape}; is it another format?"
+        )
+    expected = (
+        1024 + int(h["nsymbt"]) + int(np.prod(shape, dtype=np.int64)) * _BYTES[int(h["mode"])]
+    )
     if path.stat().st_size < expected:
-        raise InputError(f"{path}: expected {expected} bytes for {shape[0]} x {shape[1]} x {shape[2]} values, found {path.stat().st_size}: "
-                         "the file is truncated; copy or extract it again")
+        raise InputError(
+            f"{path}: expected {expected} bytes for {shape[0]} x {shape[1]} x {shape[2]} values, found {path.stat().st_size}: "
+            "the file is truncated; copy or extract it again"
+        )
     pixel = float(h["cella"]["x"]) / int(h["mx"]) if h["mx"] > 0 else 0.0
     axes = tuple(int(h[k]) for k in ("mapc", "mapr", "maps"))
-    return MrcInfo(shape, int(h["mode"]), pixel if np.isfinite(pixel) and pixel > 0 else 0.0, axes if sorted(axes) == [1, 2, 3] else (1, 2, 3))
+    return MrcInfo(
+        shape,
+        int(h["mode"]),
+        pixel if np.isfinite(pixel) and pixel > 0 else 0.0,
+        axes if sorted(axes) == [1, 2, 3] else (1, 2, 3),
+    )
 
 # %% ../../nbs/core/04_files.ipynb #cf50148e
-def _header(shape: tuple, pixel_size: float, volume: bool, low: float, high: float, mean: float, std: float) -> bytes:
+def _header(
+    shape: tuple, pixel_size: float, volume: bool, low: float, high: float, mean: float, std: float
+) -> bytes:
     "The 1024 bytes in front of float32 data of `shape` (n, y, x)."
     h = np.zeros((), mrcfile.dtypes.HEADER_DTYPE.newbyteorder("<"))
     n, y, x = shape
     h["nx"], h["ny"], h["nz"], h["mode"] = x, y, n, 2
     h["mx"], h["my"], h["mz"] = x, y, n if volume else 1
-    for axis, size in zip("xyz", (x, y, n if volume else 1)): h["cella"][axis], h["cellb"]["alpha"] = size * pixel_size, 90
+    for axis, size in zip("xyz", (x, y, n if volume else 1)):
+        h["cella"][axis], h["cellb"]["alpha"] = size * pixel_size, 90
     h["cellb"]["beta"] = h["cellb"]["gamma"] = 90
     h["mapc"], h["mapr"], h["maps"], h["ispg"] = 1, 2, 3, int(volume)
     h["dmin"], h["dmax"], h["dmean"], h["rms"] = low, high, mean, std
@@ -87,93 +116,145 @@ def _header(shape: tuple, pixel_size: float, volume: bool, low: float, high: flo
 def _write_mrc(path, chunks, pixel_size: float, volume: bool) -> Path:
     "Stream chunks (n, y, x) of one image size into an MRC file."
     n, shape, total, squares, low, high = 0, None, 0.0, 0.0, np.inf, -np.inf
-    with atomic_path(path) as name, open(name, "wb") as file, np.errstate(invalid="ignore", over="ignore"):
+    with (
+        atomic_path(path) as name,
+        open(name, "wb") as file,
+        np.errstate(invalid="ignore", over="ignore"),
+    ):
         file.write(bytes(1024))
         for chunk in chunks:
             chunk = np.ascontiguousarray(chunk, dtype="<f4")
             chunk = chunk[None] if chunk.ndim == 2 else chunk
-            if shape not in (None, chunk.shape[1:]): raise InputError(f"{path}: expected images of {shape}, found {chunk.shape[1:]}; write one size a stack")
+            if shape not in (None, chunk.shape[1:]):
+                raise InputError(
+                    f"{path}: expected images of {shape}, found {chunk.shape[1:]}; write one size a stack"
+                )
             shape, n = chunk.shape[1:], n + len(chunk)
-            total += chunk.sum(dtype=np.float64); squares += np.square(chunk, dtype=np.float64).sum()
+            total += chunk.sum(dtype=np.float64)
+            squares += np.square(chunk, dtype=np.float64).sum()
             low, high = min(low, chunk.min()), max(high, chunk.max())
             file.write(chunk.data)
-        if not n: raise InputError(f"{path}: expected at least one image to write, found none")
+        if not n:
+            raise InputError(f"{path}: expected at least one image to write, found none")
         mean = total / (n * shape[0] * shape[1])
         file.seek(0)
-        file.write(_header((n, *shape), pixel_size, volume, low, high, mean, max(squares / (n * shape[0] * shape[1]) - mean * mean, 0) ** 0.5))
+        file.write(
+            _header(
+                (n, *shape),
+                pixel_size,
+                volume,
+                low,
+                high,
+                mean,
+                max(squares / (n * shape[0] * shape[1]) - mean * mean, 0) ** 0.5,
+            )
+        )
     return Path(path)
 
 # %% ../../nbs/core/04_files.ipynb #faa05b53
-def write_map(path,
-              volume,            # (z, y, x) array or tensor
-              pixel_size: float  # A
-              ) -> Path:
+def write_map(
+    path,
+    volume,  # (z, y, x) array or tensor
+    pixel_size: float,  # A
+) -> Path:
     "Write a density map as MRC mode 2 with its pixel size, origin 0."
     volume = np.asarray(volume)
-    if volume.ndim != 3: raise InputError(f"{path}: expected a volume of three axes, found shape {volume.shape}")
+    if volume.ndim != 3:
+        raise InputError(f"{path}: expected a volume of three axes, found shape {volume.shape}")
     return _write_mrc(path, volume, pixel_size, volume=True)
 
-def write_stack(path,
-                images,            # (n, y, x) array, or an iterable of such arrays or of single images (y, x)
-                pixel_size: float, # A
-                n: int | None = None  # the number of images to expect, checked where given
-                ) -> Path:
+
+def write_stack(
+    path,
+    images,  # (n, y, x) array, or an iterable of such arrays or of single images (y, x)
+    pixel_size: float,  # A
+    n: int | None = None,  # the number of images to expect, checked where given
+) -> Path:
     "Write an image stack as MRC mode 2, streaming if `images` is an iterator; `InputError` if `n` images were expected and others came."
     counted = [0]
+
     def checked():
         for chunk in images:
             counted[0] += len(chunk) if np.ndim(chunk) == 3 else 1
             yield chunk
-        if n is not None and counted[0] != n: raise InputError(f"{path}: expected {n} images, found {counted[0]}; nothing was written")
+        if n is not None and counted[0] != n:
+            raise InputError(
+                f"{path}: expected {n} images, found {counted[0]}; nothing was written"
+            )
+
     return _write_mrc(path, checked(), pixel_size, volume=False)
 
 # %% ../../nbs/core/04_files.ipynb #a695dce1
-def read_map(path,
-             any_box: bool = False  # also accept odd and non-cubic maps
-             ) -> tuple[np.ndarray, float]:
+def read_map(
+    path,
+    any_box: bool = False,  # also accept odd and non-cubic maps
+) -> tuple[np.ndarray, float]:
     """Return (volume float32 (z, y, x), pixel size in A) of an MRC map, its axes put in the order z, y, x.
 
     A header without pixel size gives 1.0 and a warning. `InputError` for non-cubic or odd boxes, truncated files and values that are not finite.
     """
     info = mrc_info(path)
     if not any_box:
-        if len(set(info.shape)) > 1: raise InputError(f"{path}: expected a cubic map, found {' x '.join(map(str, info.shape))} (z y x); pad it to a cube")
+        if len(set(info.shape)) > 1:
+            raise InputError(
+                f"{path}: expected a cubic map, found {' x '.join(map(str, info.shape))} (z y x); pad it to a cube"
+            )
         check_box(info.shape[0], str(path))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        with mrcfile.open(path, permissive=True) as mrc: volume = np.array(mrc.data, dtype=np.float32, ndmin=3)
-    if not np.isfinite(volume).all(): raise InputError(f"{path}: expected finite values, found NaN or infinity; recompute the map")
-    if not info.pixel_size: warnings.warn(f"{path}: the header holds no pixel size, 1 A is assumed")
+        with mrcfile.open(path, permissive=True) as mrc:
+            volume = np.array(mrc.data, dtype=np.float32, ndmin=3)
+    if not np.isfinite(volume).all():
+        raise InputError(
+            f"{path}: expected finite values, found NaN or infinity; recompute the map"
+        )
+    if not info.pixel_size:
+        warnings.warn(f"{path}: the header holds no pixel size, 1 A is assumed")
     slow_to_fast = info.axes[::-1]
-    return np.ascontiguousarray(volume.transpose([slow_to_fast.index(k) for k in (3, 2, 1)])), info.pixel_size or 1.0
+    return np.ascontiguousarray(
+        volume.transpose([slow_to_fast.index(k) for k in (3, 2, 1)])
+    ), info.pixel_size or 1.0
 
 # %% ../../nbs/core/04_files.ipynb #c90b73f8
 _MARKER = ".cryoformer_nb"
+
 
 def check_folder(path, overwrite: bool = False) -> Path:
     "`InputError` if `path` holds something, unless `overwrite` is given and this package made it; touches nothing."
     path = Path(path)
     if path.is_dir() and any(path.iterdir()):
-        if not overwrite: raise InputError(f"{path}: expected a new or empty folder, found an existing result; choose another name or give --overwrite")
+        if not overwrite:
+            raise InputError(
+                f"{path}: expected a new or empty folder, found an existing result; choose another name or give --overwrite"
+            )
         if not (path / _MARKER).exists():
-            raise InputError(f"{path}: expected a folder written by cryoformer_nb to overwrite, found other files; remove them yourself or choose another name")
+            raise InputError(
+                f"{path}: expected a folder written by cryoformer_nb to overwrite, found other files; remove them yourself or choose another name"
+            )
     return path
+
 
 def new_folder(path, overwrite: bool = False) -> Path:
     "Make an empty folder, or with `overwrite` empty one; `InputError` as `check_folder`, and if the system refuses."
     path = check_folder(path, overwrite)
     try:
-        if path.is_dir() and any(path.iterdir()): shutil.rmtree(path)
+        if path.is_dir() and any(path.iterdir()):
+            shutil.rmtree(path)
         path.mkdir(parents=True, exist_ok=True)
         (path / _MARKER).touch()
     except OSError as error:
-        raise InputError(f"{path}: expected to make this folder, found '{error.strerror or error}'; choose another place") from error
+        raise InputError(
+            f"{path}: expected to make this folder, found '{error.strerror or error}'; choose another place"
+        ) from error
     return path
 
 # %% ../../nbs/core/04_files.ipynb #5bf2421e
 def plain(value):
     "Something that JSON can hold; infinite and undefined numbers become null."
-    if isinstance(value, dict): return {k: plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple, np.ndarray)): return [plain(v) for v in value]
-    if isinstance(value, (float, np.floating)): return float(value) if np.isfinite(value) else None
+    if isinstance(value, dict):
+        return {k: plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [plain(v) for v in value]
+    if isinstance(value, (float, np.floating)):
+        return float(value) if np.isfinite(value) else None
     return int(value) if isinstance(value, np.integer) else value

@@ -11,39 +11,54 @@ import torch
 from torch import Tensor
 
 # %% ../../nbs/core/02_fourier.ipynb #7bc763cb
-def rfft2c(image: Tensor              # (..., y, x) real
-           ) -> Tensor:               # (..., y, x//2+1) complex
+def rfft2c(
+    image: Tensor,  # (..., y, x) real
+) -> Tensor:  # (..., y, x//2+1) complex
     "Half transform of an image with the origin at pixel D//2: `rfft2(ifftshift(image))`. Frequencies as in `frequencies`."
     return torch.fft.rfft2(torch.fft.ifftshift(image, dim=(-2, -1)))
 
-def irfft2c(transform: Tensor         # (..., y, x//2+1) complex
-            ) -> Tensor:              # (..., y, x) real, centred
-    "Inverse of `rfft2c` (the box is even, so the number of rows is the number of columns of the image)."
-    return torch.fft.fftshift(torch.fft.irfft2(transform, s=(transform.shape[-2],) * 2), dim=(-2, -1))
 
-def fftc3(volume: Tensor              # (..., z, y, x) real or complex
-          ) -> Tensor:                # (..., z, y, x) complex, frequency 0 first
+def irfft2c(
+    transform: Tensor,  # (..., y, x//2+1) complex
+) -> Tensor:  # (..., y, x) real, centred
+    "Inverse of `rfft2c` (the box is even, so the number of rows is the number of columns of the image)."
+    return torch.fft.fftshift(
+        torch.fft.irfft2(transform, s=(transform.shape[-2],) * 2), dim=(-2, -1)
+    )
+
+
+def fftc3(
+    volume: Tensor,  # (..., z, y, x) real or complex
+) -> Tensor:  # (..., z, y, x) complex, frequency 0 first
     "Full 3D transform with the origin at voxel D//2; not shifted, frequencies in the order of `torch.fft.fftfreq`."
     return torch.fft.fftn(torch.fft.ifftshift(volume, dim=(-3, -2, -1)), dim=(-3, -2, -1))
 
-def ifftc3(transform: Tensor          # (..., z, y, x) complex
-           ) -> Tensor:               # (..., z, y, x) real, centred
+
+def ifftc3(
+    transform: Tensor,  # (..., z, y, x) complex
+) -> Tensor:  # (..., z, y, x) real, centred
     "Inverse of `fftc3`; the real part, as densities are real."
     return torch.fft.fftshift(torch.fft.ifftn(transform, dim=(-3, -2, -1)).real, dim=(-3, -2, -1))
 
 # %% ../../nbs/core/02_fourier.ipynb #5e394b03
-def frequencies(box: int,
-                pixel_size: float = 1.0,   # A per pixel; 1 gives cycles per pixel
-                device=None
-                ) -> Tensor:               # (box, box//2+1, 2) of (fx, fy) in 1/A
+def frequencies(
+    box: int,
+    pixel_size: float = 1.0,  # A per pixel; 1 gives cycles per pixel
+    device=None,
+) -> Tensor:  # (box, box//2+1, 2) of (fx, fy) in 1/A
     "Spatial frequency of each element of `rfft2c`."
-    fy, fx = torch.fft.fftfreq(box, pixel_size, device=device), torch.fft.rfftfreq(box, pixel_size, device=device)
+    fy, fx = (
+        torch.fft.fftfreq(box, pixel_size, device=device),
+        torch.fft.rfftfreq(box, pixel_size, device=device),
+    )
     return torch.stack([fx.expand(box, -1), fy[:, None].expand(-1, box // 2 + 1)], -1)
 
-def shell_index(box: int,
-                ndim: int,                 # 2: layout of rfft2c; 3: layout of fftc3
-                device=None
-                ) -> Tensor:               # integer radius, (D, D//2+1) or (D, D, D)
+
+def shell_index(
+    box: int,
+    ndim: int,  # 2: layout of rfft2c; 3: layout of fftc3
+    device=None,
+) -> Tensor:  # integer radius, (D, D//2+1) or (D, D, D)
     "Shell of each Fourier element: the radius in units of 1/box, rounded to the nearest integer."
     k = torch.fft.fftfreq(box, 1 / box, device=device)
     axes = [k, torch.fft.rfftfreq(box, 1 / box, device=device)] if ndim == 2 else [k] * ndim
@@ -51,9 +66,10 @@ def shell_index(box: int,
     return squares.sqrt().round().long()
 
 # %% ../../nbs/core/02_fourier.ipynb #151368bc
-def shift_image(image: Tensor,        # (b, y, x)
-                shift_px: Tensor      # (b, 2) of (x, y) in pixels
-                ) -> Tensor:          # (b, y, x)
+def shift_image(
+    image: Tensor,  # (b, y, x)
+    shift_px: Tensor,  # (b, 2) of (x, y) in pixels
+) -> Tensor:  # (b, y, x)
     "Move the content by +shift (periodically), through the Fourier phase; differentiable in both."
     f = frequencies(image.shape[-1], device=image.device).to(image.dtype)
     angle = -2 * torch.pi * torch.einsum("yxf,...f->...yx", f, shift_px.to(image.dtype))
@@ -63,36 +79,45 @@ def shift_image(image: Tensor,        # (b, y, x)
 def _fourier_crop(x: Tensor, box: int, ndim: int) -> Tensor:
     "Resample the last `ndim` axes of `x` to `box` points by cutting or padding the half transform."
     old, dims = x.shape[-1], tuple(range(-ndim, 0))
-    if box == old: return x
-    F = torch.fft.fftshift(torch.fft.rfftn(torch.fft.ifftshift(x, dim=dims), dim=dims), dim=dims[:-1])
+    if box == old:
+        return x
+    F = torch.fft.fftshift(
+        torch.fft.rfftn(torch.fft.ifftshift(x, dim=dims), dim=dims), dim=dims[:-1]
+    )
     if box < old:
         cut = slice((old - box) // 2, (old + box) // 2)
         F = F[(..., *[cut] * (ndim - 1), slice(0, box // 2 + 1))]
     else:
-        F = F.clone(); F[..., -1] *= 0.5
+        F = F.clone()
+        F[..., -1] *= 0.5
         edge = (box - old) // 2
         F = torch.nn.functional.pad(F, (0, edge, *[edge, edge] * (ndim - 1)))
-    F = torch.fft.ifftshift(F, dim=dims[:-1]) * (box / old)**ndim
+    F = torch.fft.ifftshift(F, dim=dims[:-1]) * (box / old) ** ndim
     return torch.fft.fftshift(torch.fft.irfftn(F, s=(box,) * ndim, dim=dims), dim=dims)
+
 
 def fourier_crop2(image: Tensor, box: int) -> Tensor:
     "Images (..., y, x) resampled to an even `box`, grey values and centre kept; pads with zeros if `box` is larger."
     return _fourier_crop(image, box, 2)
+
 
 def fourier_crop3(volume: Tensor, box: int) -> Tensor:
     "Volumes (..., z, y, x) resampled to an even `box`, grey values and centre kept; pads with zeros if `box` is larger."
     return _fourier_crop(volume, box, 3)
 
 # %% ../../nbs/core/02_fourier.ipynb #8601f677
-def lowpass(volume: Tensor,           # (..., z, y, x)
-            pixel_size: float,        # A
-            resolution: float,        # A, where the amplitude has fallen to 1/2
-            width: float = 4.0        # shells between 1 and 0
-            ) -> Tensor:              # (..., z, y, x)
+def lowpass(
+    volume: Tensor,  # (..., z, y, x)
+    pixel_size: float,  # A
+    resolution: float,  # A, where the amplitude has fallen to 1/2
+    width: float = 4.0,  # shells between 1 and 0
+) -> Tensor:  # (..., z, y, x)
     "Low-pass filter with a raised-cosine edge."
     box = volume.shape[-1]
     k = torch.fft.fftfreq(box, 1 / box, device=volume.device)
-    radius = (k[:, None, None]**2 + k[:, None]**2 + k[:box // 2 + 1]**2).sqrt()
+    radius = (k[:, None, None] ** 2 + k[:, None] ** 2 + k[: box // 2 + 1] ** 2).sqrt()
     t = ((radius - box * pixel_size / resolution) / width + 0.5).clamp(0, 1)
-    F = torch.fft.rfftn(volume, dim=(-3, -2, -1)) * (0.5 + 0.5 * torch.cos(torch.pi * t)).to(volume.dtype)
+    F = torch.fft.rfftn(volume, dim=(-3, -2, -1)) * (0.5 + 0.5 * torch.cos(torch.pi * t)).to(
+        volume.dtype
+    )
     return torch.fft.irfftn(F, s=(box,) * 3, dim=(-3, -2, -1))

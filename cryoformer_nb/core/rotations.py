@@ -21,60 +21,87 @@ def _turn(angle: Tensor, axis: int) -> Tensor:
     R[..., i, j] = -R[..., j, i]
     return R
 
-def euler_to_matrix(angles: Tensor    # (..., 3) of (rot, tilt, psi) in degrees
-                    ) -> Tensor:      # (..., 3, 3)
+
+def euler_to_matrix(
+    angles: Tensor,  # (..., 3) of (rot, tilt, psi) in degrees
+) -> Tensor:  # (..., 3, 3)
     "RELION's Euler angles to R: a point p of the volume lands at (R p)_xy."
     rot, tilt, psi = torch.deg2rad(-torch.as_tensor(angles)).unbind(-1)
     return _turn(psi, 2) @ _turn(tilt, 1) @ _turn(rot, 2)
 
 # %% ../../nbs/core/03_rotations.ipynb #7fba8097
-def matrix_to_euler(R: Tensor         # (..., 3, 3)
-                    ) -> Tensor:      # (..., 3) of (rot, tilt, psi) in degrees, tilt in 0..180
+def matrix_to_euler(
+    R: Tensor,  # (..., 3, 3)
+) -> Tensor:  # (..., 3) of (rot, tilt, psi) in degrees, tilt in 0..180
     "Inverse of `euler_to_matrix`; where tilt is 0 or 180, rot is arbitrary but the three angles give back R."
     rot = torch.atan2(R[..., 2, 1], R[..., 2, 0])
     tilt = torch.atan2(torch.hypot(R[..., 2, 0], R[..., 2, 1]), R[..., 2, 2])
-    rest = R @ _turn(rot, 2) @ _turn(tilt, 1)   # = Rz(-psi)
-    return torch.rad2deg(torch.stack([rot, tilt, torch.atan2(rest[..., 0, 1], rest[..., 0, 0])], -1))
+    rest = R @ _turn(rot, 2) @ _turn(tilt, 1)  # = Rz(-psi)
+    return torch.rad2deg(
+        torch.stack([rot, tilt, torch.atan2(rest[..., 0, 1], rest[..., 0, 0])], -1)
+    )
 
 # %% ../../nbs/core/03_rotations.ipynb #cec115a1
-def quaternion_to_matrix(q: Tensor    # (..., 4) of (w, x, y, z), any length > 0
-                         ) -> Tensor: # (..., 3, 3)
+def quaternion_to_matrix(
+    q: Tensor,  # (..., 4) of (w, x, y, z), any length > 0
+) -> Tensor:  # (..., 3, 3)
     "Rotation matrix of a quaternion, normalised first."
     w, x, y, z = torch.nn.functional.normalize(q, dim=-1).unbind(-1)
-    return torch.stack([1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
-                        2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
-                        2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)], -1).unflatten(-1, (3, 3))
+    return torch.stack(
+        [
+            1 - 2 * (y * y + z * z),
+            2 * (x * y - w * z),
+            2 * (x * z + w * y),
+            2 * (x * y + w * z),
+            1 - 2 * (x * x + z * z),
+            2 * (y * z - w * x),
+            2 * (x * z - w * y),
+            2 * (y * z + w * x),
+            1 - 2 * (x * x + y * y),
+        ],
+        -1,
+    ).unflatten(-1, (3, 3))
+
 
 def random_rotations(n: int, generator: torch.Generator | None = None) -> Tensor:
     "`n` rotations (n, 3, 3) uniform over SO(3); a generator makes them repeatable."
     return quaternion_to_matrix(torch.randn(n, 4, generator=generator))
 
 # %% ../../nbs/core/03_rotations.ipynb #27a02e4f
-def sixd_to_matrix(a: Tensor          # (..., 6): two vectors, the first two columns of R before orthogonalisation
-                   ) -> Tensor:       # (..., 3, 3)
+def sixd_to_matrix(
+    a: Tensor,  # (..., 6): two vectors, the first two columns of R before orthogonalisation
+) -> Tensor:  # (..., 3, 3)
     "Gram-Schmidt: two vectors (S2 x S2) to a rotation matrix; differentiable wherever they are neither zero nor parallel."
     x = torch.nn.functional.normalize(a[..., :3], dim=-1)
     y = torch.nn.functional.normalize(a[..., 3:], dim=-1)
     y = torch.nn.functional.normalize(y - (x * y).sum(-1, keepdim=True) * x, dim=-1)
     return torch.stack([x, y, torch.linalg.cross(x, y)], -1)
 
+
 def matrix_to_sixd(R: Tensor) -> Tensor:
     "The first two columns of R (..., 3, 3), one after the other: (..., 6)."
     return R[..., :2].mT.flatten(-2)
 
 # %% ../../nbs/core/03_rotations.ipynb #0b465a30
-def rotvec_to_matrix(v: Tensor        # (..., 3) axis times angle in radians
-                     ) -> Tensor:     # (..., 3, 3)
+def rotvec_to_matrix(
+    v: Tensor,  # (..., 3) axis times angle in radians
+) -> Tensor:  # (..., 3, 3)
     "Rodrigues' formula; safe and differentiable at v = 0."
     angle = v.norm(dim=-1)[..., None, None]
-    x, y, z = v.unbind(-1); o = torch.zeros_like(x)
+    x, y, z = v.unbind(-1)
+    o = torch.zeros_like(x)
     K = torch.stack([o, -z, y, z, o, -x, -y, x, o], -1).unflatten(-1, (3, 3))
-    return torch.eye(3, dtype=v.dtype, device=v.device) + torch.sinc(angle / torch.pi) * K + 0.5 * torch.sinc(angle / (2 * torch.pi))**2 * (K @ K)
+    return (
+        torch.eye(3, dtype=v.dtype, device=v.device)
+        + torch.sinc(angle / torch.pi) * K
+        + 0.5 * torch.sinc(angle / (2 * torch.pi)) ** 2 * (K @ K)
+    )
 
 # %% ../../nbs/core/03_rotations.ipynb #35fe4661
-def geodesic_angle(Ra: Tensor,        # (..., 3, 3)
-                   Rb: Tensor         # (..., 3, 3)
-                   ) -> Tensor:       # (...) radians, 0..pi
+def geodesic_angle(
+    Ra: Tensor,  # (..., 3, 3)
+    Rb: Tensor,  # (..., 3, 3)
+) -> Tensor:  # (...) radians, 0..pi
     "The angle of the one rotation that takes Ra to Rb; accurate and with a finite gradient from 0 to pi."
     M = Ra.mT @ Rb
     sine = torch.linalg.vector_norm(M - M.mT, dim=(-2, -1)) / 8**0.5

@@ -13,30 +13,43 @@ from ..core.fourier import frequencies, irfft2c, rfft2c
 
 # %% ../../nbs/imaging/00_ctf.ipynb #c9bda99b
 #: The columns of CTF parameters, in this order: A, A, degrees, kV, mm, fraction, degrees.
-CTF_COLUMNS = ("defocus_u", "defocus_v", "defocus_angle", "voltage", "cs", "amplitude_contrast", "phase_shift")
+CTF_COLUMNS = (
+    "defocus_u",
+    "defocus_v",
+    "defocus_angle",
+    "voltage",
+    "cs",
+    "amplitude_contrast",
+    "phase_shift",
+)
+
 
 def wavelength(voltage_kv):
     "Wavelength in A of an electron accelerated by `voltage_kv` (kV), number or tensor; de Broglie with the relativistic momentum."
     v = voltage_kv * 1e3
-    return 12.2642598 / (v * (1 + v * 0.978475598e-6))**0.5
+    return 12.2642598 / (v * (1 + v * 0.978475598e-6)) ** 0.5
 
 # %% ../../nbs/imaging/00_ctf.ipynb #89beba99
-def ctf(params: Tensor,               # (b, 7) in the order and units of CTF_COLUMNS
-        box: int,
-        pixel_size: float             # A
-        ) -> Tensor:                  # (b, box, box//2+1) in the layout of rfft2c
+def ctf(
+    params: Tensor,  # (b, 7) in the order and units of CTF_COLUMNS
+    box: int,
+    pixel_size: float,  # A
+) -> Tensor:  # (b, box, box//2+1) in the layout of rfft2c
     "Contrast transfer function in RELION's sign: +amplitude contrast at the origin, bright particles."
     u, v, angle, kv, cs, w, phase = (p[..., None, None] for p in params.unbind(-1))
     fx, fy = frequencies(box, pixel_size, params.device).to(params.dtype).unbind(-1)
     lam, angle = wavelength(kv), torch.deg2rad(angle)
     s2 = fx**2 + fy**2
-    defocus_s2 = 0.5 * (u + v) * s2 + 0.5 * (u - v) * ((fx**2 - fy**2) * torch.cos(2 * angle) + 2 * fx * fy * torch.sin(2 * angle))
+    defocus_s2 = 0.5 * (u + v) * s2 + 0.5 * (u - v) * (
+        (fx**2 - fy**2) * torch.cos(2 * angle) + 2 * fx * fy * torch.sin(2 * angle)
+    )
     chi = torch.pi * lam * (defocus_s2 - 0.5 * cs * 1e7 * lam**2 * s2**2)
     return torch.sin(chi + torch.deg2rad(phase) + torch.asin(w))
 
 # %% ../../nbs/imaging/00_ctf.ipynb #846770ce
-def apply_ctf(images: Tensor,         # (b, y, x)
-              h: Tensor | None        # (b, y, x//2+1) in the layout of rfft2c; None changes nothing
-              ) -> Tensor:            # (b, y, x)
+def apply_ctf(
+    images: Tensor,  # (b, y, x)
+    h: Tensor | None,  # (b, y, x//2+1) in the layout of rfft2c; None changes nothing
+) -> Tensor:  # (b, y, x)
     "Images as the microscope shows them: multiply by the CTF in Fourier space."
     return images if h is None else irfft2c(rfft2c(images) * h)

@@ -17,51 +17,63 @@ from torch import Tensor
 from ..core.conventions import InputError, check_box
 
 # %% ../../nbs/imaging/01_density.ipynb #e8ab0abb
-def gaussian_density(points: Tensor,  # (..., 3) xyz in A
-                     centres: Tensor, # (g, 3) xyz in A
-                     weights: Tensor, # (g,) integral of each Gaussian
-                     sigma: float     # A
-                     ) -> Tensor:     # (...) density per cubic A
+def gaussian_density(
+    points: Tensor,  # (..., 3) xyz in A
+    centres: Tensor,  # (g, 3) xyz in A
+    weights: Tensor,  # (g,) integral of each Gaussian
+    sigma: float,  # A
+) -> Tensor:  # (...) density per cubic A
     "The sum of Gaussians at arbitrary points, in chunks of Gaussians so that memory stays near that of the points."
     out = torch.zeros(points.shape[:-1], dtype=points.dtype, device=points.device)
     for c, w in zip(centres.split(32), weights.split(32)):
-        square = ((points.unsqueeze(-2) - c)**2).sum(-1)
+        square = ((points.unsqueeze(-2) - c) ** 2).sum(-1)
         out = out + torch.exp(-square / (2 * sigma**2)) @ w
-    return out * (2 * torch.pi * sigma**2)**-1.5
+    return out * (2 * torch.pi * sigma**2) ** -1.5
 
-def gaussian_transform(freqs: Tensor,   # (..., 3) of (fx, fy, fz) in 1/A
-                       centres: Tensor, # (g, 3) xyz in A
-                       weights: Tensor, # (g,)
-                       sigma: float     # A
-                       ) -> Tensor:     # (...) complex
+
+def gaussian_transform(
+    freqs: Tensor,  # (..., 3) of (fx, fy, fz) in 1/A
+    centres: Tensor,  # (g, 3) xyz in A
+    weights: Tensor,  # (g,)
+    sigma: float,  # A
+) -> Tensor:  # (...) complex
     "Closed-form Fourier transform of the sum of Gaussians; divide by the volume of a voxel to compare with `fftc3`."
-    phase = torch.polar(torch.ones((), dtype=freqs.dtype, device=freqs.device), -2 * torch.pi * freqs @ centres.T)
-    return torch.exp(-2 * torch.pi**2 * sigma**2 * (freqs**2).sum(-1)) * (phase @ weights.to(phase.dtype))
+    phase = torch.polar(
+        torch.ones((), dtype=freqs.dtype, device=freqs.device), -2 * torch.pi * freqs @ centres.T
+    )
+    return torch.exp(-2 * torch.pi**2 * sigma**2 * (freqs**2).sum(-1)) * (
+        phase @ weights.to(phase.dtype)
+    )
 
 # %% ../../nbs/imaging/01_density.ipynb #bcd5d754
 def _factors(x: Tensor, sigma: float, box: int, pixel_size: float) -> Tensor:
     "1D normalised Gaussians of centres x (...), in 1/A, on the grid of a box: (..., box)."
     grid = (torch.arange(box, dtype=x.dtype, device=x.device) - box // 2) * pixel_size
-    return torch.exp(-(x[..., None] - grid)**2 / (2 * sigma**2)) / (2 * torch.pi * sigma**2)**0.5
+    return (
+        torch.exp(-((x[..., None] - grid) ** 2) / (2 * sigma**2)) / (2 * torch.pi * sigma**2) ** 0.5
+    )
 
-def gaussian_volume(centres: Tensor,   # (..., g, 3) xyz in A, origin at voxel box//2
-                    weights: Tensor,   # (g,) or (..., g)
-                    sigma: float,      # A
-                    box: int,
-                    pixel_size: float  # A
-                    ) -> Tensor:       # (..., z, y, x), density per cubic A
+
+def gaussian_volume(
+    centres: Tensor,  # (..., g, 3) xyz in A, origin at voxel box//2
+    weights: Tensor,  # (g,) or (..., g)
+    sigma: float,  # A
+    box: int,
+    pixel_size: float,  # A
+) -> Tensor:  # (..., z, y, x), density per cubic A
     "The sum of Gaussians sampled at voxel centres."
     fx, fy, fz = (_factors(c, sigma, box, pixel_size) for c in centres.unbind(-1))
     plane = torch.einsum("...gz,...gy->...zyg", fz * weights[..., None], fy)
     return (plane.flatten(-3, -2) @ fx).unflatten(-2, (box, box))
 
 # %% ../../nbs/imaging/01_density.ipynb #fb1784b5
-def gaussian_projection(centres: Tensor,   # (..., g, 3) xyz in A, already rotated and shifted
-                        weights: Tensor,   # (g,) or (..., g)
-                        sigma: float,      # A
-                        box: int,
-                        pixel_size: float  # A
-                        ) -> Tensor:       # (..., y, x) in density * pixels
+def gaussian_projection(
+    centres: Tensor,  # (..., g, 3) xyz in A, already rotated and shifted
+    weights: Tensor,  # (g,) or (..., g)
+    sigma: float,  # A
+    box: int,
+    pixel_size: float,  # A
+) -> Tensor:  # (..., y, x) in density * pixels
     "Exact projection along z of the sum of Gaussians; equals `gaussian_volume(...).sum(-3)` up to sampling."
     fx, fy = (_factors(c, sigma, box, pixel_size) for c in centres[..., :2].unbind(-1))
     return (fy * weights[..., None]).mT @ fx / pixel_size
@@ -69,42 +81,74 @@ def gaussian_projection(centres: Tensor,   # (..., g, 3) xyz in A, already rotat
 # %% ../../nbs/imaging/01_density.ipynb #65ef9311
 def read_structure(path) -> gemmi.Structure:
     "The coordinates of a PDB or mmCIF file without hydrogens and waters."
-    try: st = gemmi.read_structure(str(path))
-    except (OSError, RuntimeError, ValueError) as e: raise InputError(f"{path}: expected a PDB or mmCIF file, found: {e}; check the path") from e
-    for residue in (r for model in st for chain in model for r in chain if {"N", "CA", "C"} <= {a.name for a in r}):
-        for a in residue:   # PDB files without the element column, written by simulation programs: CA is no calcium in an amino acid
-            if a.element.name not in ("C", "N", "O", "S", "H", "D", "Se"): a.element = gemmi.Element(a.name.lstrip("0123456789")[:1])
-    st.remove_hydrogens(); st.remove_waters(); st.remove_alternative_conformations()
-    if not len(st) or not st[0].count_atom_sites(): raise InputError(f"{path}: expected atoms, found none; give a coordinate file (.pdb, .cif)")
+    try:
+        st = gemmi.read_structure(str(path))
+    except (OSError, RuntimeError, ValueError) as e:
+        raise InputError(f"{path}: expected a PDB or mmCIF file, found: {e}; check the path") from e
+    for residue in (
+        r
+        for model in st
+        for chain in model
+        for r in chain
+        if {"N", "CA", "C"} <= {a.name for a in r}
+    ):
+        for a in residue:  # PDB files without the element column, written by simulation programs: CA is no calcium in an amino acid
+            if a.element.name not in ("C", "N", "O", "S", "H", "D", "Se"):
+                a.element = gemmi.Element(a.name.lstrip("0123456789")[:1])
+    st.remove_hydrogens()
+    st.remove_waters()
+    st.remove_alternative_conformations()
+    if not len(st) or not st[0].count_atom_sites():
+        raise InputError(f"{path}: expected atoms, found none; give a coordinate file (.pdb, .cif)")
     return st
 
-def load_models(path) -> tuple:       # xyz (s, g, 3) float32 A, weights (g,) float32, elements list of g names
+
+def load_models(
+    path,
+) -> tuple:  # xyz (s, g, 3) float32 A, weights (g,) float32, elements list of g names
     "Non-hydrogen atoms of every model (conformation) of a file; the weight is atomic number times occupancy, coordinates as in the file."
-    st = read_structure(path)   # atoms are views into it: it must outlive them
+    st = read_structure(path)  # atoms are views into it: it must outlive them
     models = [[c.atom for c in m.all()] for m in st]
     names = [[a.element.name for a in m] for m in models]
-    if any(n != names[0] for n in names): raise InputError(f"{path}: expected the same atoms in all {len(models)} models, found {[len(n) for n in names]}; write one conformation a model")
+    if any(n != names[0] for n in names):
+        raise InputError(
+            f"{path}: expected the same atoms in all {len(models)} models, found {[len(n) for n in names]}; write one conformation a model"
+        )
     xyz = torch.tensor([[a.pos.tolist() for a in m] for m in models], dtype=torch.float32)
-    return xyz, torch.tensor([a.element.atomic_number * a.occ for a in models[0]], dtype=torch.float32), names[0]
+    return (
+        xyz,
+        torch.tensor([a.element.atomic_number * a.occ for a in models[0]], dtype=torch.float32),
+        names[0],
+    )
 
-def load_atoms(path) -> tuple:        # xyz (g, 3) float32 A, weights (g,) float32, elements list of g names
+
+def load_atoms(
+    path,
+) -> tuple:  # xyz (g, 3) float32 A, weights (g,) float32, elements list of g names
     "The first model of `load_models`."
     xyz, weights, names = load_models(path)
     return xyz[0], weights, names
 
 # %% ../../nbs/imaging/01_density.ipynb #4359259c
-def atoms_to_map(path,
-                 box: int,
-                 pixel_size: float,       # A
-                 resolution: float,       # A
-                 ) -> Tensor:             # (z, y, x) electrostatic potential, the scale of gemmi's
+def atoms_to_map(
+    path,
+    box: int,
+    pixel_size: float,  # A
+    resolution: float,  # A
+) -> Tensor:  # (z, y, x) electrostatic potential, the scale of gemmi's
     "Density of a structure from electron scattering factors, its mean atom position in voxel box//2; `InputError` if it does not fit the box."
-    check_box(box, str(path)); st = read_structure(path)
+    check_box(box, str(path))
+    st = read_structure(path)
     length, sigma = box * pixel_size, 0.225 * resolution
     xyz = np.array([c.atom.pos.tolist() for c in st[0].all()])
     shift = length / 2 - xyz.mean(0)
-    if np.ptp(xyz, axis=0).max() > 0.95 * length or (abs(xyz + shift - length / 2) > 0.48 * length).any():
-        raise InputError(f"{path}: expected a structure that fits {length:.0f} A, found one {np.ptp(xyz, axis=0).max():.0f} A wide; use a larger box or pixel size")
+    if (
+        np.ptp(xyz, axis=0).max() > 0.95 * length
+        or (abs(xyz + shift - length / 2) > 0.48 * length).any()
+    ):
+        raise InputError(
+            f"{path}: expected a structure that fits {length:.0f} A, found one {np.ptp(xyz, axis=0).max():.0f} A wide; use a larger box or pixel size"
+        )
     for c in st[0].all():
         c.atom.pos = gemmi.Position(*(np.array(c.atom.pos.tolist()) + shift))
         c.atom.b_iso, c.atom.aniso = 8 * np.pi**2 * sigma**2, gemmi.SMat33f(0, 0, 0, 0, 0, 0)

@@ -8,10 +8,10 @@ __all__ = ['write_residues', 'superpose', 'move', 'rms', 'Pair', 'read_pair', 'r
 
 # %% ../../nbs/imaging/04_motion.ipynb #4d4d2540
 import json
+import warnings
 from itertools import permutations
 from pathlib import Path
 from typing import NamedTuple
-import warnings
 
 import gemmi
 import numpy as np
@@ -22,15 +22,16 @@ from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
 from ..core.conventions import InputError
-from .density import read_structure
 from ..core.files import atomic_path
+from .density import read_structure
 from .simulator import Molecule, load_molecule, simulate
 
 # %% ../../nbs/imaging/04_motion.ipynb #6415eae2
-def write_residues(path,
-                   residues: np.ndarray,  # (r, 2, 3) xyz in A of CA and CB
-                   chains: str = "A"      # residues are shared evenly between these chains, each numbered from 1
-                   ) -> Path:
+def write_residues(
+    path,
+    residues: np.ndarray,  # (r, 2, 3) xyz in A of CA and CB
+    chains: str = "A",  # residues are shared evenly between these chains, each numbered from 1
+) -> Path:
     "Write residues of two atoms as alanines, PDB or mmCIF by the suffix; they stand in for structures that are not at hand."
     structure, model = gemmi.Structure(), gemmi.Model(1)
     for name, part in zip(chains, np.array_split(residues, len(chains))):
@@ -44,9 +45,12 @@ def write_residues(path,
                 residue.add_atom(atom)
             chain.add_residue(residue)
         model.add_chain(chain)
-    structure.add_model(model); structure.setup_entities()
-    if Path(path).suffix == ".pdb": structure.write_pdb(str(path))
-    else: structure.make_mmcif_document().write_file(str(path))
+    structure.add_model(model)
+    structure.setup_entities()
+    if Path(path).suffix == ".pdb":
+        structure.write_pdb(str(path))
+    else:
+        structure.make_mmcif_document().write_file(str(path))
     return Path(path)
 
 # %% ../../nbs/imaging/04_motion.ipynb #12a193e4
@@ -56,58 +60,82 @@ def _chains(path) -> dict:
     for chain in structure[0]:
         for r in chain:
             atoms = {a.name: (a.pos.tolist(), a.element.atomic_number * (a.occ or 1.0)) for a in r}
-            if "CA" in atoms or "C1'" in atoms: chains.setdefault(chain.name, {}).setdefault(str(r.seqid), (r.name, atoms))
-    if not chains: raise InputError(f"{path}: expected amino acids or nucleotides, found none; give the coordinates of a protein or nucleic acid")
+            if "CA" in atoms or "C1'" in atoms:
+                chains.setdefault(chain.name, {}).setdefault(str(r.seqid), (r.name, atoms))
+    if not chains:
+        raise InputError(
+            f"{path}: expected amino acids or nucleotides, found none; give the coordinates of a protein or nucleic acid"
+        )
     return chains
 
-def _trace(residue) -> list: return (residue[1].get("CA") or residue[1]["C1'"])[0]
+
+def _trace(residue) -> list:
+    return (residue[1].get("CA") or residue[1]["C1'"])[0]
+
 
 def _alike(a: dict, b: dict) -> float:
     "Share of the smaller chain's residues that the other has by number, 0 if under nine in ten of those have the same name."
     common = a.keys() & b.keys()
-    if not common or sum(a[k][0] == b[k][0] for k in common) < 0.9 * len(common): return 0.0
+    if not common or sum(a[k][0] == b[k][0] for k in common) < 0.9 * len(common):
+        return 0.0
     return len(common) / min(len(a), len(b))
+
 
 def _match_chains(a: dict, b: dict, notes: list) -> list:
     "Pairs of chain names; those left after matching by name are matched by sequence, alike ones in the order that superposes best."
     pairs = [(k, k) for k in a if k in b and _alike(a[k], b[k]) > 0.5]
     left, right = [k for k in a if (k, k) not in pairs], [k for k in b if (k, k) not in pairs]
     best = (0, 0.0, [])
-    for order in permutations(right + [None] * max(0, len(left) - len(right)), len(left)) if len(left) + len(right) < 14 else [right]:
+    for order in (
+        permutations(right + [None] * max(0, len(left) - len(right)), len(left))
+        if len(left) + len(right) < 14
+        else [right]
+    ):
         found = [(x, y) for x, y in zip(left, order) if y is not None and _alike(a[x], b[y]) > 0.5]
         common = [(a[x][k], b[y][k]) for x, y in pairs + found for k in a[x] if k in b[y]]
-        if not found: continue
+        if not found:
+            continue
         x, y = (np.array([_trace(pair[side]) for pair in common]) for side in (0, 1))
         best = min(best, (-len(found), rms(x, y), found))
-    if best[2]: notes.append("chains matched by sequence: " + ", ".join(f"{x or 'blank'} with {y or 'blank'}" for x, y in best[2]))
+    if best[2]:
+        notes.append(
+            "chains matched by sequence: "
+            + ", ".join(f"{x or 'blank'} with {y or 'blank'}" for x, y in best[2])
+        )
     return pairs + best[2]
 
 # %% ../../nbs/imaging/04_motion.ipynb #86128754
-def superpose(x: np.ndarray,            # (n, 3)
-              y: np.ndarray             # (n, 3)
-              ) -> tuple:               # R (3, 3), t (3,)
+def superpose(
+    x: np.ndarray,  # (n, 3)
+    y: np.ndarray,  # (n, 3)
+) -> tuple:  # R (3, 3), t (3,)
     "The rigid motion that minimises the sum of |R x + t - y|^2."
     a, b = x.mean(0), y.mean(0)
     u, _, vt = np.linalg.svd((x - a).T @ (y - b))
     R = vt.T @ np.diag([1, 1, np.sign(np.linalg.det(vt.T @ u.T))]) @ u.T
     return R, b - R @ a
 
-def move(motion, x): return x @ motion[0].T + motion[1]
+
+def move(motion, x):
+    return x @ motion[0].T + motion[1]
+
 
 def rms(x: np.ndarray, y: np.ndarray) -> float:
     "Root mean square distance (A) of corresponding points (n, 3) after superposition."
-    return float(((move(superpose(x, y), x) - y)**2).sum(1).mean()**0.5)
+    return float(((move(superpose(x, y), x) - y) ** 2).sum(1).mean() ** 0.5)
 
 # %% ../../nbs/imaging/04_motion.ipynb #141dda12
 class Pair(NamedTuple):
     "Corresponding atoms of two structures."
-    a: np.ndarray        # (g, 3) A
-    b: np.ndarray        # (g, 3) A
-    weight: np.ndarray   # (g,) atomic numbers
+
+    a: np.ndarray  # (g, 3) A
+    b: np.ndarray  # (g, 3) A
+    weight: np.ndarray  # (g,) atomic numbers
     residue: np.ndarray  # (g,) residue of each atom, from 0
-    trace: np.ndarray    # (r,) the atom that stands for each residue
-    names: list          # (r,) (chain, number) of each residue
-    notes: list          # what was decided, for the user to see
+    trace: np.ndarray  # (r,) the atom that stands for each residue
+    names: list  # (r,) (chain, number) of each residue
+    notes: list  # what was decided, for the user to see
+
 
 def read_pair(a, b) -> Pair:
     "Match the residues of two coordinate files; `InputError` if they are not two states of one molecule."
@@ -118,29 +146,55 @@ def read_pair(a, b) -> Pair:
         for number in (k for k in left[x] if k in right[y]):
             (_, p), (_, q) = left[x][number], right[y][number]
             main = "CA" if "CA" in p and "CA" in q else "C1'"
-            if main not in p or main not in q: continue
+            if main not in p or main not in q:
+                continue
             common = [k for k in p if k in q]
             trace.append(len(rows) + common.index(main))
             rows += [(p[k][0], q[k][0], p[k][1], len(names)) for k in common]
             names.append((x, number))
     _check_match(a, b, left, right, pairs, names, notes)
     xa, xb, weight, residue = zip(*rows)
-    return Pair(np.array(xa), np.array(xb), np.array(weight), np.array(residue), np.array(trace), names, notes)
+    return Pair(
+        np.array(xa),
+        np.array(xb),
+        np.array(weight),
+        np.array(residue),
+        np.array(trace),
+        names,
+        notes,
+    )
 
 # %% ../../nbs/imaging/04_motion.ipynb #bc9e426f
 def _check_match(a, b, left: dict, right: dict, pairs: list, names: list, notes: list):
     "Refuse what does not correspond; note what was left out."
     total = {path: sum(map(len, chains.values())) for path, chains in ((a, left), (b, right))}
-    listed = lambda chains: ", ".join(f"{k or 'blank'} ({len(v)} residues)" for k, v in list(chains.items())[:6])
+    listed = lambda chains: ", ".join(
+        f"{k or 'blank'} ({len(v)} residues)" for k, v in list(chains.items())[:6]
+    )
     if not pairs:
-        raise InputError(f"{b}: expected chains that correspond to those of {a}, {listed(left)}, found {listed(right)}, none with the same residues under the same numbers; "
-                         "give two states of one molecule, numbered alike")
+        raise InputError(
+            f"{b}: expected chains that correspond to those of {a}, {listed(left)}, found {listed(right)}, none with the same residues under the same numbers; "
+            "give two states of one molecule, numbered alike"
+        )
     if len(names) < 10 or len(names) < 0.5 * max(total.values()):
-        raise InputError(f"{b}: expected at least half of the residues in both structures, found {len(names)} in common of {total[a]} in {a} and {total[b]}; "
-                         "give two states of one molecule, complete and numbered alike")
-    other = [f"{x} {k}" for x, y in pairs for k in left[x] if k in right[y] and left[x][k][0] != right[y][k][0]]
-    if other: notes.append(f"{len(other)} residues with another name in the two files ({', '.join(other[:3])}{', ...' if len(other) > 3 else ''}): their common atoms are used")
-    if len(names) < max(total.values()): notes.append(f"{len(names)} residues in common; left out: {total[a] - len(names)} of the first structure, {total[b] - len(names)} of the second")
+        raise InputError(
+            f"{b}: expected at least half of the residues in both structures, found {len(names)} in common of {total[a]} in {a} and {total[b]}; "
+            "give two states of one molecule, complete and numbered alike"
+        )
+    other = [
+        f"{x} {k}"
+        for x, y in pairs
+        for k in left[x]
+        if k in right[y] and left[x][k][0] != right[y][k][0]
+    ]
+    if other:
+        notes.append(
+            f"{len(other)} residues with another name in the two files ({', '.join(other[:3])}{', ...' if len(other) > 3 else ''}): their common atoms are used"
+        )
+    if len(names) < max(total.values()):
+        notes.append(
+            f"{len(names)} residues in common; left out: {total[a] - len(names)} of the first structure, {total[b] - len(names)} of the second"
+        )
 
 # %% ../../nbs/imaging/04_motion.ipynb #c9b1d0cd
 def _grow(x: np.ndarray, y: np.ndarray, tolerance: float, smallest: int) -> np.ndarray:
@@ -149,39 +203,67 @@ def _grow(x: np.ndarray, y: np.ndarray, tolerance: float, smallest: int) -> np.n
     for seed in np.unique(np.linspace(0, len(x) - 1, 200).astype(int)):
         chosen = tree.query(x[seed], smallest)[1]
         for _ in range(10):
-            last, chosen = chosen, np.flatnonzero(((move(superpose(x[chosen], y[chosen]), x) - y)**2).sum(1) < tolerance**2)
-            if len(chosen) < smallest or np.array_equal(chosen, last): break
-        if len(chosen) >= smallest and len(chosen) > len(best): best = chosen
+            last, chosen = (
+                chosen,
+                np.flatnonzero(
+                    ((move(superpose(x[chosen], y[chosen]), x) - y) ** 2).sum(1) < tolerance**2
+                ),
+            )
+            if len(chosen) < smallest or np.array_equal(chosen, last):
+                break
+        if len(chosen) >= smallest and len(chosen) > len(best):
+            best = chosen
     return best
+
 
 def rigid_bodies(x: np.ndarray, y: np.ndarray, tolerance: float = 2.0, smallest: int = 20) -> list:
     "Rigid motions (R, t), the one that explains most residues first."
     left, motions = np.arange(len(x)), []
     while len(left) >= smallest:
         found = _grow(x[left], y[left], tolerance, smallest)
-        if not len(found): break
+        if not len(found):
+            break
         motions.append(superpose(x[left[found]], y[left[found]]))
         left = np.delete(left, found)
     return motions
 
 # %% ../../nbs/imaging/04_motion.ipynb #22b05000
-def find_domains(x: np.ndarray,            # (r, 3) trace of the first structure, A
-                 y: np.ndarray,            # (r, 3) of the second
-                 tolerance: float = 2.0,   # A, misfit within a rigid body
-                 smallest: int = 20        # residues
-                 ) -> np.ndarray:          # (r,) domain of each residue; 0 is the largest
+def find_domains(
+    x: np.ndarray,  # (r, 3) trace of the first structure, A
+    y: np.ndarray,  # (r, 3) of the second
+    tolerance: float = 2.0,  # A, misfit within a rigid body
+    smallest: int = 20,  # residues
+) -> np.ndarray:  # (r,) domain of each residue; 0 is the largest
     "Cut a molecule into parts that move rigidly. `InputError` if nothing does."
     smallest = min(smallest, max(4, len(x) // 4))
     motions = rigid_bodies(x, y, tolerance, smallest)
-    if not motions: raise InputError(f"expected two states of one molecule, found no {smallest} neighbouring residues that superpose within {tolerance:g} A; check that both structures are numbered alike")
-    cost = np.minimum(np.stack([((move(m, x) - y)**2).sum(1) for m in motions], 1) / tolerance**2, 9.0)
-    pairs = np.array([(i, j) for i, j in cKDTree(x).query_pairs(10.0) if ((y[i] - y[j])**2).sum() < 144] or np.zeros((0, 2)), dtype=int)
-    links = coo_matrix((np.ones(2 * len(pairs)), (np.r_[pairs[:, 0], pairs[:, 1]], np.r_[pairs[:, 1], pairs[:, 0]])), shape=(len(x), len(x))).tocsr()
+    if not motions:
+        raise InputError(
+            f"expected two states of one molecule, found no {smallest} neighbouring residues that superpose within {tolerance:g} A; check that both structures are numbered alike"
+        )
+    cost = np.minimum(
+        np.stack([((move(m, x) - y) ** 2).sum(1) for m in motions], 1) / tolerance**2, 9.0
+    )
+    pairs = np.array(
+        [(i, j) for i, j in cKDTree(x).query_pairs(10.0) if ((y[i] - y[j]) ** 2).sum() < 144]
+        or np.zeros((0, 2)),
+        dtype=int,
+    )
+    links = coo_matrix(
+        (
+            np.ones(2 * len(pairs)),
+            (np.r_[pairs[:, 0], pairs[:, 1]], np.r_[pairs[:, 1], pairs[:, 0]]),
+        ),
+        shape=(len(x), len(x)),
+    ).tocsr()
     labels, degree = cost.argmin(1), np.maximum(np.asarray(links.sum(1)), 1)
     for _ in range(50):
         wanted = (cost - 4 * (links @ np.eye(len(motions))[labels]) / degree).argmin(1)
-        change = (wanted != labels) & (np.random.default_rng(_).random(len(x)) < 0.7)      # not all at once, or neighbours swap for ever
-        if not change.any() and (wanted == labels).all(): break
+        change = (wanted != labels) & (
+            np.random.default_rng(_).random(len(x)) < 0.7
+        )  # not all at once, or neighbours swap for ever
+        if not change.any() and (wanted == labels).all():
+            break
         labels = np.where(change, wanted, labels)
     labels = _without_islands(labels, links, smallest)
     order = np.argsort(-np.bincount(labels, minlength=len(motions)), kind="stable")
@@ -193,9 +275,16 @@ def _without_islands(labels: np.ndarray, links, smallest: int) -> np.ndarray:
     for _ in range(len(labels)):
         rows, cols = links.nonzero()
         same = labels[rows] == labels[cols]
-        patch = connected_components(coo_matrix((np.ones(same.sum()), (rows[same], cols[same])), shape=links.shape))[1]
-        outside = [(count, k) for k, count in enumerate(np.bincount(patch)) if count < smallest and (labels[cols[patch[rows] == k]] != labels[patch == k][0]).any()]
-        if not outside: return labels
+        patch = connected_components(
+            coo_matrix((np.ones(same.sum()), (rows[same], cols[same])), shape=links.shape)
+        )[1]
+        outside = [
+            (count, k)
+            for k, count in enumerate(np.bincount(patch))
+            if count < smallest and (labels[cols[patch[rows] == k]] != labels[patch == k][0]).any()
+        ]
+        if not outside:
+            return labels
         k = min(outside)[1]
         around = labels[cols[(patch[rows] == k) & (patch[cols] != k)]]
         labels = np.where(patch == k, np.bincount(around).argmax(), labels)
@@ -204,20 +293,32 @@ def _without_islands(labels: np.ndarray, links, smallest: int) -> np.ndarray:
 # %% ../../nbs/imaging/04_motion.ipynb #b5148615
 class Screw(NamedTuple):
     "A turn about an axis and a shift along it."
-    angle: float         # rad
-    axis: np.ndarray     # (3,) unit vector
-    shift: float         # A
-    point: np.ndarray    # (3,) A, a point on the axis
 
-def screw(R: np.ndarray,  # (3, 3)
-          t: np.ndarray   # (3,) A
-          ) -> Screw:
+    angle: float  # rad
+    axis: np.ndarray  # (3,) unit vector
+    shift: float  # A
+    point: np.ndarray  # (3,) A, a point on the axis
+
+
+def screw(
+    R: np.ndarray,  # (3, 3)
+    t: np.ndarray,  # (3,) A
+) -> Screw:
     "The screw motion that equals x -> R x + t; without a turn, a shift along t."
     v = Rotation.from_matrix(R).as_rotvec()
     angle, length = np.linalg.norm(v), np.linalg.norm(t)
-    if angle < 1e-6: return Screw(0.0, t / length if length > 0 else np.array([0, 0, 1.0]), float(length), np.zeros(3))
+    if angle < 1e-6:
+        return Screw(
+            0.0, t / length if length > 0 else np.array([0, 0, 1.0]), float(length), np.zeros(3)
+        )
     n = v / angle
-    return Screw(float(angle), n, float(n @ t), np.linalg.lstsq(np.eye(3) - R, t - (n @ t) * n, rcond=None)[0])
+    return Screw(
+        float(angle),
+        n,
+        float(n @ t),
+        np.linalg.lstsq(np.eye(3) - R, t - (n @ t) * n, rcond=None)[0],
+    )
+
 
 def along(s: Screw, fraction: float) -> tuple:
     "The rigid motion (R, t) after a `fraction` of the screw."
@@ -227,13 +328,14 @@ def along(s: Screw, fraction: float) -> tuple:
 # %% ../../nbs/imaging/04_motion.ipynb #3df92b87
 class Motion(NamedTuple):
     "A molecule on its way from one structure to another."
-    xyz: np.ndarray       # (frames, g, 3) A, in the frame of the first structure
-    weight: np.ndarray    # (g,) atomic numbers
-    domains: np.ndarray   # (r,) domain of each residue; 0 stands still
-    screws: list          # one for each domain
-    names: list           # (r,) (chain, number) of each residue
-    trace: np.ndarray     # (r,) the atom that stands for each residue
-    misfit: float         # A, root mean square of what the rigid motions leave
+
+    xyz: np.ndarray  # (frames, g, 3) A, in the frame of the first structure
+    weight: np.ndarray  # (g,) atomic numbers
+    domains: np.ndarray  # (r,) domain of each residue; 0 stands still
+    screws: list  # one for each domain
+    names: list  # (r,) (chain, number) of each residue
+    trace: np.ndarray  # (r,) the atom that stands for each residue
+    misfit: float  # A, root mean square of what the rigid motions leave
     notes: list
 
     @property
@@ -241,34 +343,64 @@ class Motion(NamedTuple):
         "What `simulate` takes."
         return Molecule(self.xyz, self.weight, 0.0)
 
-def _weights(domains: np.ndarray, trace: np.ndarray, chains: list, width: float = 2.0) -> np.ndarray:
+
+def _weights(
+    domains: np.ndarray, trace: np.ndarray, chains: list, width: float = 2.0
+) -> np.ndarray:
     "Soft membership (r, k), smoothed along each stretch of chain without a gap; trace (r, 3) in A."
     w = np.eye(domains.max() + 1)[domains]
-    gap = (np.linalg.norm(np.diff(trace, axis=0), axis=1) > 7) | (np.array(chains[1:]) != np.array(chains[:-1]))
-    for rows in np.split(np.arange(len(w)), np.flatnonzero(gap) + 1): w[rows] = gaussian_filter1d(w[rows], width, axis=0, mode="nearest")
+    gap = (np.linalg.norm(np.diff(trace, axis=0), axis=1) > 7) | (
+        np.array(chains[1:]) != np.array(chains[:-1])
+    )
+    for rows in np.split(np.arange(len(w)), np.flatnonzero(gap) + 1):
+        w[rows] = gaussian_filter1d(w[rows], width, axis=0, mode="nearest")
     return w
 
 # %% ../../nbs/imaging/04_motion.ipynb #2fd0b7b2
-def morph(a,                        # coordinate file (.pdb, .cif) of the first conformation
-          b,                        # of the second
-          frames: int = 50,         # conformations, both ends among them
-          tolerance: float = 2.0,   # A, misfit within a rigid body
-          smallest: int = 20        # residues of a domain
-          ) -> Motion:
+def morph(
+    a,  # coordinate file (.pdb, .cif) of the first conformation
+    b,  # of the second
+    frames: int = 50,  # conformations, both ends among them
+    tolerance: float = 2.0,  # A, misfit within a rigid body
+    smallest: int = 20,  # residues of a domain
+) -> Motion:
     "Conformations at uniform steps of the motion from `a` to `b`: domains move as screws, the rest linearly. `InputError` if the structures do not correspond."
-    if int(frames) != frames or frames < 2: raise InputError(f"--frames: expected a whole number of at least 2, found {frames}")
+    if int(frames) != frames or frames < 2:
+        raise InputError(f"--frames: expected a whole number of at least 2, found {frames}")
     p = read_pair(a, b)
-    try: domains = find_domains(p.a[p.trace], p.b[p.trace], tolerance, smallest)
-    except InputError as error: raise InputError(f"{b}: {error}") from error
+    try:
+        domains = find_domains(p.a[p.trace], p.b[p.trace], tolerance, smallest)
+    except InputError as error:
+        raise InputError(f"{b}: {error}") from error
     core = p.trace[domains == 0]
     target = move(superpose(p.b[core], p.a[core]), p.b)
-    if ((target - p.a)**2).sum(1).max() < 0.25: raise InputError(f"{b}: expected another conformation than that of {a}, found no atom that moves by half an Angstrom; give two different states")
-    motions = [(np.eye(3), np.zeros(3))] + [superpose(p.a[p.trace[domains == k]], target[p.trace[domains == k]]) for k in range(1, domains.max() + 1)]
-    screws, w = [screw(*m) for m in motions], _weights(domains, p.a[p.trace], [c for c, _ in p.names])[p.residue].T[..., None]
-    rest = [(target - t) @ R - p.a for R, t in motions]      # the inverse motion of b, minus a
-    xyz = np.stack([sum(w[k] * move(along(screws[k], s), p.a + s * rest[k]) for k in range(len(screws))) for s in np.linspace(0, 1, frames)])
-    misfit = np.choose(domains[p.residue], [(r**2).sum(1) for r in rest]) if len(rest) < 32 else np.stack([(r**2).sum(1) for r in rest])[domains[p.residue], np.arange(len(p.a))]
-    return Motion(xyz, p.weight, domains, screws, p.names, p.trace, float(misfit.mean()**0.5), p.notes)
+    if ((target - p.a) ** 2).sum(1).max() < 0.25:
+        raise InputError(
+            f"{b}: expected another conformation than that of {a}, found no atom that moves by half an Angstrom; give two different states"
+        )
+    motions = [(np.eye(3), np.zeros(3))] + [
+        superpose(p.a[p.trace[domains == k]], target[p.trace[domains == k]])
+        for k in range(1, domains.max() + 1)
+    ]
+    screws, w = (
+        [screw(*m) for m in motions],
+        _weights(domains, p.a[p.trace], [c for c, _ in p.names])[p.residue].T[..., None],
+    )
+    rest = [(target - t) @ R - p.a for R, t in motions]  # the inverse motion of b, minus a
+    xyz = np.stack(
+        [
+            sum(w[k] * move(along(screws[k], s), p.a + s * rest[k]) for k in range(len(screws)))
+            for s in np.linspace(0, 1, frames)
+        ]
+    )
+    misfit = (
+        np.choose(domains[p.residue], [(r**2).sum(1) for r in rest])
+        if len(rest) < 32
+        else np.stack([(r**2).sum(1) for r in rest])[domains[p.residue], np.arange(len(p.a))]
+    )
+    return Motion(
+        xyz, p.weight, domains, screws, p.names, p.trace, float(misfit.mean() ** 0.5), p.notes
+    )
 
 # %% ../../nbs/imaging/04_motion.ipynb #251162e3
 def describe(motion: Motion) -> list:
@@ -276,16 +408,38 @@ def describe(motion: Motion) -> list:
     rows = []
     for k, s in enumerate(motion.screws):
         parts = {}
-        for chain, number in (name for name, d in zip(motion.names, motion.domains) if d == k): parts.setdefault(chain, []).append(number)
-        rows.append(dict(domain=k, residues=sum(map(len, parts.values())), chains={c: f"{n[0]} to {n[-1]}" if len(n) > 1 else n[0] for c, n in parts.items()},
-                         angle_deg=float(np.degrees(s.angle)), shift_A=s.shift, axis=[float(v) for v in s.axis], point_A=[float(v) for v in s.point]))
+        for chain, number in (name for name, d in zip(motion.names, motion.domains) if d == k):
+            parts.setdefault(chain, []).append(number)
+        rows.append(
+            dict(
+                domain=k,
+                residues=sum(map(len, parts.values())),
+                chains={c: f"{n[0]} to {n[-1]}" if len(n) > 1 else n[0] for c, n in parts.items()},
+                angle_deg=float(np.degrees(s.angle)),
+                shift_A=s.shift,
+                axis=[float(v) for v in s.axis],
+                point_A=[float(v) for v in s.point],
+            )
+        )
     return rows
+
 
 def simulate_motion(out, a, b, frames: int = 50, tolerance: float = 2.0, **options) -> Path:
     "`simulate` a molecule on its way from structure `a` to `b`; `options` as there. Warns of what was decided when matching."
     motion = morph(a, b, frames, tolerance)
-    for note in motion.notes: warnings.warn(note, UserWarning, stacklevel=1)
+    for note in motion.notes:
+        warnings.warn(note, UserWarning, stacklevel=1)
     star = simulate(out, motion.molecule, **options)
     with atomic_path(star.parent / "truth" / "motion.json") as name:
-        Path(name).write_text(json.dumps(dict(frames=frames, misfit_A=motion.misfit, notes=motion.notes, domains=describe(motion)), indent=1))
+        Path(name).write_text(
+            json.dumps(
+                dict(
+                    frames=frames,
+                    misfit_A=motion.misfit,
+                    notes=motion.notes,
+                    domains=describe(motion),
+                ),
+                indent=1,
+            )
+        )
     return star

@@ -7,7 +7,7 @@ __all__ = ['sample_volume', 'padded_transform', 'read_transform', 'lattice_coord
            'splat_kernel', 'splat_image', 'project']
 
 # %% ../../nbs/imaging/02_projector.ipynb #3f6c1f54
-from typing import Callable
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as nn
@@ -17,13 +17,17 @@ from ..core.conventions import InputError, check_box
 from ..core.fourier import fftc3, fourier_crop2, frequencies, irfft2c, rfft2c
 
 # %% ../../nbs/imaging/02_projector.ipynb #5e56ead8
-def sample_volume(volume: Tensor,     # (z, y, x)
-                  points: Tensor      # (..., 3) xyz in pixels from the centre
-                  ) -> Tensor:        # (...)
+def sample_volume(
+    volume: Tensor,  # (z, y, x)
+    points: Tensor,  # (..., 3) xyz in pixels from the centre
+) -> Tensor:  # (...)
     "Trilinear interpolation, zero outside; differentiable in both."
     box = volume.shape[-1]
     grid = (points + box // 2) * (2 / (box - 1)) - 1
-    return nn.grid_sample(volume[None, None], grid.reshape(1, 1, 1, -1, 3), align_corners=True)[0, 0, 0, 0].reshape(points.shape[:-1])
+    return nn.grid_sample(volume[None, None], grid.reshape(1, 1, 1, -1, 3), align_corners=True)[
+        0, 0, 0, 0
+    ].reshape(points.shape[:-1])
+
 
 def _ray(density: Tensor | Callable, R: Tensor, shift: Tensor, box: int) -> Tensor:
     "One image (y, x) by summing `density` along z at R^T (x + t, z)."
@@ -35,42 +39,61 @@ def _ray(density: Tensor | Callable, R: Tensor, shift: Tensor, box: int) -> Tens
 # %% ../../nbs/imaging/02_projector.ipynb #c7c3fcbe
 def padded_transform(volume: Tensor, pad: int) -> Tensor:
     "Shifted 3D transform of the volume, corrected for interpolation and padded: (2, n, n, n) real and imaginary."
-    box = volume.shape[-1]; n = pad * box
-    sinc2 = torch.sinc((torch.arange(box, dtype=volume.dtype, device=volume.device) - box // 2) / n)**2
+    box = volume.shape[-1]
+    n = pad * box
+    sinc2 = (
+        torch.sinc((torch.arange(box, dtype=volume.dtype, device=volume.device) - box // 2) / n)
+        ** 2
+    )
     edge = ((n - box) // 2,) * 2 * 3
     padded = nn.pad(volume / (sinc2[:, None, None] * sinc2[:, None] * sinc2), edge)
     return torch.view_as_real(torch.fft.fftshift(fftc3(padded))).movedim(-1, 0)
 
-def read_transform(transform: Tensor,   # (2, n, n, n) from `padded_transform`
-                   points: Tensor       # (..., k, 3) xyz in cycles/px
-                   ) -> Tensor:         # (..., k, 2) real and imaginary part
+
+def read_transform(
+    transform: Tensor,  # (2, n, n, n) from `padded_transform`
+    points: Tensor,  # (..., k, 3) xyz in cycles/px
+) -> Tensor:  # (..., k, 2) real and imaginary part
     "A padded transform at any frequencies, trilinear; differentiable in both."
     n = transform.shape[-1]
     grid = (points.reshape(-1, 1, 1, *points.shape[-2:]) * n + n // 2) * (2 / (n - 1)) - 1
-    return nn.grid_sample(transform[None].expand(len(grid), -1, -1, -1, -1), grid, align_corners=True)[:, :, 0, 0].mT.reshape(*points.shape[:-1], 2)
+    return nn.grid_sample(
+        transform[None].expand(len(grid), -1, -1, -1, -1), grid, align_corners=True
+    )[:, :, 0, 0].mT.reshape(*points.shape[:-1], 2)
+
 
 def _slice(transform: Tensor, rotations: Tensor, shifts: Tensor, box: int) -> Tensor:
     "Images (b, y, x) as central sections of a padded transform."
     f = frequencies(box, device=rotations.device).to(rotations.dtype)
-    section = read_transform(transform, (f.flatten(0, 1) @ rotations[:, :2]))                # at R^T (f, 0)
-    phase = 2 * torch.pi * torch.einsum("yxf,bf->byx", f, shifts)       # content moves by -t
-    return irfft2c(torch.view_as_complex(section.contiguous()).view(-1, *f.shape[:2]) * torch.polar(torch.ones_like(phase), phase))
+    section = read_transform(transform, (f.flatten(0, 1) @ rotations[:, :2]))  # at R^T (f, 0)
+    phase = 2 * torch.pi * torch.einsum("yxf,bf->byx", f, shifts)  # content moves by -t
+    return irfft2c(
+        torch.view_as_complex(section.contiguous()).view(-1, *f.shape[:2])
+        * torch.polar(torch.ones_like(phase), phase)
+    )
 
 # %% ../../nbs/imaging/02_projector.ipynb #6bc8b119
-def lattice_coordinates(box: int,
-                        mask: Tensor | None = None   # (z, y, x) bool: the voxels wanted
-                        ) -> Tensor:                 # (v, 3) xyz in pixels from the centre
+def lattice_coordinates(
+    box: int,
+    mask: Tensor | None = None,  # (z, y, x) bool: the voxels wanted
+) -> Tensor:  # (v, 3) xyz in pixels from the centre
     "Coordinates of the voxels, index minus box//2, in C order of the (z, y, x) array, so that `volume[mask]` are their values."
-    if mask is not None: index = mask.nonzero()
-    else: index = torch.cartesian_prod(*[torch.arange(box)] * 3)
+    if mask is not None:
+        index = mask.nonzero()
+    else:
+        index = torch.cartesian_prod(*[torch.arange(box)] * 3)
     return (index.flip(-1) - box // 2).to(torch.float32)
 
-def image_positions(coords: Tensor,     # (v, 3) xyz px
-                    rotations: Tensor,  # (b, 3, 3)
-                    shifts_px: Tensor   # (b, 2) (x, y)
-                    ) -> Tensor:        # (b, v, 2) (x, y) px from the centre of the image
+
+def image_positions(
+    coords: Tensor,  # (v, 3) xyz px
+    rotations: Tensor,  # (b, 3, 3)
+    shifts_px: Tensor,  # (b, 2) (x, y)
+) -> Tensor:  # (b, v, 2) (x, y) px from the centre of the image
     "Where each point lands: (R p)_xy - t. Differentiable in the pose."
-    return (rotations[:, :2] @ coords.mT - shifts_px[..., None]).mT   # x and y each contiguous in memory, which splat likes
+    return (
+        rotations[:, :2] @ coords.mT - shifts_px[..., None]
+    ).mT  # x and y each contiguous in memory, which splat likes
 
 # %% ../../nbs/imaging/02_projector.ipynb #0b853217
 def _scatter(values: Tensor, positions: Tensor, box: int) -> tuple:
@@ -80,7 +103,7 @@ def _scatter(values: Tensor, positions: Tensor, box: int) -> tuple:
     cx, cy = px.floor(), py.floor()
     inside = torch.maximum((cx - box / 2).abs_(), (cy - box / 2).abs_()) <= box / 2
     cx.clamp_(0, box), cy.clamp_(0, box)
-    wx, wy = px.sub_(cx), py.sub_(cy)                       # in place: allocating arrays costs more than the arithmetic
+    wx, wy = px.sub_(cx), py.sub_(cy)  # in place: allocating arrays costs more than the arithmetic
     index = cy.mul_(n).add_(cx).long()
     v = values * inside
     right, bottom = v * wx, v * wy
@@ -90,6 +113,7 @@ def _scatter(values: Tensor, positions: Tensor, box: int) -> tuple:
     for offset, share in ((0, v), (1, right.sub_(both)), (n, bottom.sub_(both)), (n + 1, both)):
         image[:, offset:].scatter_add_(1, index, share)
     return image.view(-1, n, n)[:, 1:-1, 1:-1].contiguous(), index, wx, wy, inside
+
 
 def _gather(grad: Tensor, index: Tensor, wx: Tensor, wy: Tensor) -> tuple:
     "Bilinear interpolation of images (b, y, x) at the scattered positions, and its derivatives along x and y: each (b, v)."
@@ -117,48 +141,78 @@ class _Splat(torch.autograd.Function):
         grad_positions = torch.stack([v * dx, v * dy], 1).mT if ctx.needs_input_grad[1] else None
         return at * inside, grad_positions, None
 
-def splat(values: Tensor,             # (b, v)
-          positions: Tensor,          # (b, v, 2) of (x, y) px from the centre
-          box: int
-          ) -> Tensor:                # (b, y, x)
+
+def splat(
+    values: Tensor,  # (b, v)
+    positions: Tensor,  # (b, v, 2) of (x, y) px from the centre
+    box: int,
+) -> Tensor:  # (b, y, x)
     "Add each value to the four pixels around its position with bilinear weights; what falls outside is dropped. Differentiable in values and positions."
     return _Splat.apply(values, positions, box)
 
 # %% ../../nbs/imaging/02_projector.ipynb #7d80a0f6
-def splat_kernel(box: int,
-                 oversample: int = 1,  # how much finer the grid was onto which was splatted
-                 device=None
-                 ) -> Tensor:          # (box, box//2+1) in the layout of rfft2c
+def splat_kernel(
+    box: int,
+    oversample: int = 1,  # how much finer the grid was onto which was splatted
+    device=None,
+) -> Tensor:  # (box, box//2+1) in the layout of rfft2c
     "Transform of the bilinear kernel, to divide by; between 1 at the origin and (2/pi)^4 = 0.16 in the corner (oversample 1)."
     return torch.sinc(frequencies(box, device=device) / oversample).square().prod(-1)
 
-def splat_image(values: Tensor,        # (b, v)
-                positions: Tensor,     # (b, v, 2)
-                box: int,
-                oversample: int = 1
-                ) -> Tensor:           # (b, y, x)
+
+def splat_image(
+    values: Tensor,  # (b, v)
+    positions: Tensor,  # (b, v, 2)
+    box: int,
+    oversample: int = 1,
+) -> Tensor:  # (b, y, x)
     "Splat on a finer grid, cut back to `box`, divide the kernel out."
     image = splat(values, positions * oversample, box * oversample)
-    if oversample > 1: image = fourier_crop2(image, box) * oversample**2
+    if oversample > 1:
+        image = fourier_crop2(image, box) * oversample**2
     return irfft2c(rfft2c(image) / splat_kernel(box, oversample, image.device).to(image.dtype))
 
 # %% ../../nbs/imaging/02_projector.ipynb #9c011484
-def project(density: Tensor | Callable,  # (D, D, D) or (b, D, D, D) volume; for "ray" also a function of points (..., 3) xyz px
-            rotations: Tensor,           # (b, 3, 3)
-            shifts_px: Tensor,           # (b, 2) origin shifts (x, y)
-            box: int,
-            method: str = "splat"        # "splat", "ray" or "slice"
-            ) -> Tensor:                 # (b, y, x), sums over voxels
+def project(
+    density: Tensor
+    | Callable,  # (D, D, D) or (b, D, D, D) volume; for "ray" also a function of points (..., 3) xyz px
+    rotations: Tensor,  # (b, 3, 3)
+    shifts_px: Tensor,  # (b, 2) origin shifts (x, y)
+    box: int,
+    method: str = "splat",  # "splat", "ray" or "slice"
+) -> Tensor:  # (b, y, x), sums over voxels
     "Project a density: I(x) = sum over z of density(R^T (x + t, z)). `InputError` for an unknown method or a callable where a volume is needed."
     check_box(box)
-    if method not in ("splat", "ray", "slice"): raise InputError(f"projector: expected method splat, ray or slice, found {method!r}; choose one of them")
+    if method not in ("splat", "ray", "slice"):
+        raise InputError(
+            f"projector: expected method splat, ray or slice, found {method!r}; choose one of them"
+        )
     if callable(density):
-        if method != "ray": raise InputError(f"projector: expected a volume for method {method}, found a function; use method='ray' or sample it on the lattice")
+        if method != "ray":
+            raise InputError(
+                f"projector: expected a volume for method {method}, found a function; use method='ray' or sample it on the lattice"
+            )
         return torch.stack([_ray(density, r, s, box) for r, s in zip(rotations, shifts_px)])
-    if density.shape[-3:] != (box,) * 3: raise InputError(f"projector: expected a volume of box {box}, found {tuple(density.shape)}; resample it with fourier_crop3")
+    if density.shape[-3:] != (box,) * 3:
+        raise InputError(
+            f"projector: expected a volume of box {box}, found {tuple(density.shape)}; resample it with fourier_crop3"
+        )
     volumes = density if density.ndim == 4 else density.expand(len(rotations), -1, -1, -1)
-    if method == "ray": return torch.stack([_ray(v, r, s, box) for v, r, s in zip(volumes, rotations, shifts_px)])
-    if method == "slice" and density.ndim == 3: return _slice(padded_transform(density, 2), rotations, shifts_px, box)
-    if method == "slice": return torch.cat([_slice(padded_transform(v, 2), r[None], s[None], box) for v, r, s in zip(volumes, rotations, shifts_px)])
+    if method == "ray":
+        return torch.stack([_ray(v, r, s, box) for v, r, s in zip(volumes, rotations, shifts_px)])
+    if method == "slice" and density.ndim == 3:
+        return _slice(padded_transform(density, 2), rotations, shifts_px, box)
+    if method == "slice":
+        return torch.cat(
+            [
+                _slice(padded_transform(v, 2), r[None], s[None], box)
+                for v, r, s in zip(volumes, rotations, shifts_px)
+            ]
+        )
     coords = lattice_coordinates(box).to(rotations)
-    return torch.cat([splat_image(v.reshape(1, -1), image_positions(coords, r[None], s[None]), box, 2) for v, r, s in zip(volumes, rotations, shifts_px)])
+    return torch.cat(
+        [
+            splat_image(v.reshape(1, -1), image_positions(coords, r[None], s[None]), box, 2)
+            for v, r, s in zip(volumes, rotations, shifts_px)
+        ]
+    )

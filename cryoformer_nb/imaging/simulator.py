@@ -17,15 +17,18 @@ import torch
 from torch import Tensor
 
 from ..core.conventions import InputError, check_box
-from .ctf import CTF_COLUMNS, apply_ctf, ctf
-from .density import gaussian_projection, gaussian_volume, load_models
 from ..core.files import atomic_path, new_folder, read_map, write_map, write_stack
 from ..core.fourier import fourier_crop3
 from ..core.rotations import matrix_to_euler, random_rotations, rotvec_to_matrix
+from .ctf import apply_ctf, ctf
+from .density import gaussian_projection, gaussian_volume, load_models
 
 # %% ../../nbs/imaging/03_simulator.ipynb #60514839
-_BEADS = np.array([[1.9, 4.0, 0.65], [4.6, -19.0, -1.0]])   # radius A, angle degrees, height A of backbone and side chain
-_BEAD_WEIGHTS = np.array([27.0, 19.0])                      # electrons
+_BEADS = np.array(
+    [[1.9, 4.0, 0.65], [4.6, -19.0, -1.0]]
+)  # radius A, angle degrees, height A of backbone and side chain
+_BEAD_WEIGHTS = np.array([27.0, 19.0])  # electrons
+
 
 def _helix(start, axis, residues: int, phase: float = 0.0) -> np.ndarray:
     "Beads (residues, 2, 3) xyz in A of an alpha helix."
@@ -33,44 +36,78 @@ def _helix(start, axis, residues: int, phase: float = 0.0) -> np.ndarray:
     side = np.cross(axis, [1.0, 0, 0] if abs(axis[0]) < 0.8 else [0, 1.0, 0])
     side /= np.linalg.norm(side)
     turn, rise = np.arange(residues)[:, None] * 100 + phase, np.arange(residues)[:, None] * 1.5
-    radius, angle, height = _BEADS[:, 0, None], np.deg2rad(_BEADS[:, 1] + turn)[..., None], (_BEADS[:, 2] + rise)[..., None]
-    return np.asarray(start) + height * axis + radius * (np.cos(angle) * side + np.sin(angle) * np.cross(axis, side))
+    radius, angle, height = (
+        _BEADS[:, 0, None],
+        np.deg2rad(_BEADS[:, 1] + turn)[..., None],
+        (_BEADS[:, 2] + rise)[..., None],
+    )
+    return (
+        np.asarray(start)
+        + height * axis
+        + radius * (np.cos(angle) * side + np.sin(angle) * np.cross(axis, side))
+    )
 
-def _pack(rng: np.random.Generator, ellipsoids: list, residues: int, taken=np.zeros((0, 2, 3))) -> np.ndarray:
+
+def _pack(
+    rng: np.random.Generator, ellipsoids: list, residues: int, taken=np.zeros((0, 2, 3))
+) -> np.ndarray:
     "Up to `residues` residues (r, 2, 3) inside a union of ellipsoids (x, y, z, semi-axes), clear of those `taken`."
     centre, axes = np.hsplit(np.asarray(ellipsoids, float), 2)
     low, high = (centre - axes).min(0), (centre + axes).max(0)
     chain = taken
     for length, tries, gap in ((12, 2000, 6.5), (7, 2000, 6.5), (1, 20000, 4.5)):
         for _ in range(tries):
-            if len(chain) + length > residues + len(taken): break
+            if len(chain) + length > residues + len(taken):
+                break
             new = _helix(rng.uniform(low, high), rng.normal(size=3), length, rng.uniform(0, 360))
             middle = new.mean(1)
-            inside = (((middle[:, None] - centre) / axes)**2).sum(-1).min(1) < 1
-            if inside.all() and not (np.linalg.norm(middle[:, None] - chain.mean(1), axis=-1) < gap).any(): chain = np.concatenate([chain, new])
-    return chain[len(taken):]
+            inside = (((middle[:, None] - centre) / axes) ** 2).sum(-1).min(1) < 1
+            if (
+                inside.all()
+                and not (np.linalg.norm(middle[:, None] - chain.mean(1), axis=-1) < gap).any()
+            ):
+                chain = np.concatenate([chain, new])
+    return chain[len(taken) :]
 
 # %% ../../nbs/imaging/03_simulator.ipynb #91dc0160
 class Molecule(NamedTuple):
     "Conformations of one molecule: a sum of Gaussians of one width."
-    xyz: np.ndarray      # (states, g, 3) A
-    weight: np.ndarray   # (g,) integral of each Gaussian
-    field: float         # A, width of the box it is meant for
 
-def _swing(still: np.ndarray, moving: np.ndarray, hinge, axis, low: float, high: float, states: int = 100) -> np.ndarray:
+    xyz: np.ndarray  # (states, g, 3) A
+    weight: np.ndarray  # (g,) integral of each Gaussian
+    field: float  # A, width of the box it is meant for
+
+
+def _swing(
+    still: np.ndarray, moving: np.ndarray, hinge, axis, low: float, high: float, states: int = 100
+) -> np.ndarray:
     "States (states, g, 3) in which the residues `moving` turn about `axis` through `hinge` from `low` to `high` degrees."
     angles = torch.deg2rad(torch.linspace(low, high, states, dtype=torch.float64))
     R = rotvec_to_matrix(angles[:, None] * torch.tensor(axis, dtype=torch.float64)).numpy()
     moved = np.einsum("sij,gj->sgi", R, moving.reshape(-1, 3) - hinge) + hinge
-    return np.concatenate([np.broadcast_to(still.reshape(1, -1, 3), (states, still.size // 3, 3)), moved], 1)
+    return np.concatenate(
+        [np.broadcast_to(still.reshape(1, -1, 3), (states, still.size // 3, 3)), moved], 1
+    )
+
 
 def _arm() -> Molecule:
     "Body and swinging arm: 190 residues, 50 of them in the arm."
     rng, hinge = np.random.default_rng(7), np.array([-7.0, 0, 1])
-    body = _pack(rng, [(0, 0, -10, 19, 15, 13), (11, 8, -16, 10, 9, 10), (-12, -6, -18, 8, 9, 7)], 140)
-    hairpin = np.concatenate([_helix(hinge + [-4.5, 0, 3], [0.03, 0.05, 1], 20), _helix(hinge + [4.5, 1, 31], [-0.03, 0, -1], 18, 40)])
+    body = _pack(
+        rng, [(0, 0, -10, 19, 15, 13), (11, 8, -16, 10, 9, 10), (-12, -6, -18, 8, 9, 7)], 140
+    )
+    hairpin = np.concatenate(
+        [
+            _helix(hinge + [-4.5, 0, 3], [0.03, 0.05, 1], 20),
+            _helix(hinge + [4.5, 1, 31], [-0.03, 0, -1], 18, 40),
+        ]
+    )
     knob = _pack(rng, [(*hinge + [2, 3, 33], 9, 9, 7)], 12, hairpin)
-    return Molecule(_swing(body, np.concatenate([hairpin, knob]), hinge, [0, 1, 0], -30, 30), np.tile(_BEAD_WEIGHTS, 190), 96.0)
+    return Molecule(
+        _swing(body, np.concatenate([hairpin, knob]), hinge, [0, 1, 0], -30, 30),
+        np.tile(_BEAD_WEIGHTS, 190),
+        96.0,
+    )
 
 # %% ../../nbs/imaging/03_simulator.ipynb #5e6716bf
 def _spike() -> Molecule:
@@ -80,9 +117,12 @@ def _spike() -> Molecule:
     trunk = _pack(rng, [(17, 0, -24, 11, 12, 22), (25, 5, 6, 13, 14, 11)], 56, core)
     top = _pack(rng, [(14, -3, 25, 12, 10, 8)], 30)
     turns = [rotvec_to_matrix(torch.tensor([0, 0, 2 * np.pi * k / 3])).numpy() for k in range(3)]
-    still = np.concatenate([np.concatenate([core, trunk]) @ t.T for t in turns] + [top @ t.T for t in turns[1:]])
+    still = np.concatenate(
+        [np.concatenate([core, trunk]) @ t.T for t in turns] + [top @ t.T for t in turns[1:]]
+    )
     xyz = _swing(still, top, hinge, [0, 1, 0], 0, 60)
     return Molecule(xyz, np.tile(_BEAD_WEIGHTS, xyz.shape[1] // 2), 144.0)
+
 
 #: Molecules that come with the package, by name.
 PRESETS = {"arm": _arm, "spike": _spike}
@@ -90,156 +130,279 @@ PRESETS = {"arm": _arm, "spike": _spike}
 # %% ../../nbs/imaging/03_simulator.ipynb #d2dd6818
 def load_molecule(preset) -> Molecule:
     "A preset by name, the conformations in a .npz (xyz, weight), .pdb or .cif file, or a `Molecule`, centred."
-    if isinstance(preset, Molecule): m = preset
-    elif str(preset) in PRESETS: m = PRESETS[str(preset)]()
-    elif not Path(preset).is_file(): raise InputError(f"{preset}: expected a preset ({', '.join(PRESETS)}) or a file of atoms (.npz, .pdb, .cif), found neither; check the name")
+    if isinstance(preset, Molecule):
+        m = preset
+    elif str(preset) in PRESETS:
+        m = PRESETS[str(preset)]()
+    elif not Path(preset).is_file():
+        raise InputError(
+            f"{preset}: expected a preset ({', '.join(PRESETS)}) or a file of atoms (.npz, .pdb, .cif), found neither; check the name"
+        )
     elif Path(preset).suffix == ".npz":
         try:
-            with np.load(preset) as z: xyz, weight = z["xyz"].astype(np.float64), z["weight"].astype(np.float64)
-        except (OSError, ValueError, KeyError) as e: raise InputError(f"{preset}: expected arrays xyz (states, atoms, 3) and weight (atoms,), found: {e}") from e
+            with np.load(preset) as z:
+                xyz, weight = z["xyz"].astype(np.float64), z["weight"].astype(np.float64)
+        except (OSError, ValueError, KeyError) as e:
+            raise InputError(
+                f"{preset}: expected arrays xyz (states, atoms, 3) and weight (atoms,), found: {e}"
+            ) from e
         m = Molecule(xyz.reshape(-1, *xyz.shape[-2:]), weight, 0.0)
-    else: m = Molecule(*(t.double().numpy() for t in load_models(preset)[:2]), 0.0)
-    if m.xyz.ndim != 3 or m.xyz.shape[1:] != (len(m.weight), 3): raise InputError(f"{'molecule' if m is preset else preset}: expected xyz (states, atoms, 3) and weight (atoms,), found {m.xyz.shape} and {m.weight.shape}")
+    else:
+        m = Molecule(*(t.double().numpy() for t in load_models(preset)[:2]), 0.0)
+    if m.xyz.ndim != 3 or m.xyz.shape[1:] != (len(m.weight), 3):
+        raise InputError(
+            f"{'molecule' if m is preset else preset}: expected xyz (states, atoms, 3) and weight (atoms,), found {m.xyz.shape} and {m.weight.shape}"
+        )
     xyz = m.xyz - (m.xyz.min((0, 1)) + m.xyz.max((0, 1))) / 2
     return Molecule(xyz, m.weight, m.field or 2 * np.linalg.norm(xyz, axis=-1).max() / 0.7)
 
 # %% ../../nbs/imaging/03_simulator.ipynb #d714d149
-def form_images(projections: Tensor,          # (b, y, x)
-                h: Tensor | None = None,      # (b, y, x//2+1) CTF
-                noise: float = 0.0,           # standard deviation
-                rng: np.random.Generator | None = None
-                ) -> Tensor:                  # (b, y, x)
+def form_images(
+    projections: Tensor,  # (b, y, x)
+    h: Tensor | None = None,  # (b, y, x//2+1) CTF
+    noise: float = 0.0,  # standard deviation
+    rng: np.random.Generator | None = None,
+) -> Tensor:  # (b, y, x)
     "What the microscope records of projections: the CTF in Fourier space, white noise of a normal distribution added."
     images = apply_ctf(projections, h)
-    if not noise: return images
-    return images + noise * torch.from_numpy(rng.standard_normal(tuple(images.shape), dtype=np.float32)).to(images)
+    if not noise:
+        return images
+    return images + noise * torch.from_numpy(
+        rng.standard_normal(tuple(images.shape), dtype=np.float32)
+    ).to(images)
+
 
 class Draw(NamedTuple):
     "What is random in each particle, apart from the noise."
-    labels: np.ndarray   # (n,) state
-    rotations: Tensor    # (n, 3, 3)
-    shifts_px: Tensor    # (n, 2)
-    ctf_params: Tensor   # (n, 7)
+
+    labels: np.ndarray  # (n,) state
+    rotations: Tensor  # (n, 3, 3)
+    shifts_px: Tensor  # (n, 2)
+    ctf_params: Tensor  # (n, 7)
+
 
 def draw_particles(n: int, states: int, shift_px: float = 0.0, seed: int = 0) -> Draw:
     "Uniform states, uniform orientations, uniform shifts of +-shift_px, defocus uniform in 1 to 2.5 um with an astigmatism of up to 0.03 um; 300 kV, Cs 2.7 mm, amplitude contrast 0.1."
     rng = np.random.default_rng(seed)
     defocus, half = rng.uniform(10000, 25000, n), rng.uniform(0, 150, n)
-    columns = [defocus + half, defocus - half, rng.uniform(0, 180, n), *(np.full(n, v) for v in (300.0, 2.7, 0.1, 0.0))]
-    return Draw(rng.integers(0, states, n), random_rotations(n, torch.Generator().manual_seed(seed)),
-                torch.tensor(rng.uniform(-1, 1, (n, 2)) * shift_px, dtype=torch.float32), torch.tensor(np.stack(columns, -1), dtype=torch.float32))
+    columns = [
+        defocus + half,
+        defocus - half,
+        rng.uniform(0, 180, n),
+        *(np.full(n, v) for v in (300.0, 2.7, 0.1, 0.0)),
+    ]
+    return Draw(
+        rng.integers(0, states, n),
+        random_rotations(n, torch.Generator().manual_seed(seed)),
+        torch.tensor(rng.uniform(-1, 1, (n, 2)) * shift_px, dtype=torch.float32),
+        torch.tensor(np.stack(columns, -1), dtype=torch.float32),
+    )
 
 # %% ../../nbs/imaging/03_simulator.ipynb #fef9f0d3
 def clean_images(molecule: Molecule, draw: Draw, box: int, pixel_size: float, sigma: float):
     "Yield CTF-modulated, noise-free images in chunks (b, y, x) that need about 200 MB."
-    xyz, weight = torch.tensor(molecule.xyz, dtype=torch.float32), torch.tensor(molecule.weight, dtype=torch.float32)
+    xyz, weight = (
+        torch.tensor(molecule.xyz, dtype=torch.float32),
+        torch.tensor(molecule.weight, dtype=torch.float32),
+    )
     chunk = max(1, min(256, 12_000_000 // (xyz.shape[1] * box)))
     for i in range(0, len(draw.labels), chunk):
         s = slice(i, i + chunk)
         centres = xyz[draw.labels[s]] @ draw.rotations[s].mT
         centres[..., :2] -= draw.shifts_px[s, None] * pixel_size
-        yield form_images(gaussian_projection(centres, weight, sigma, box, pixel_size), ctf(draw.ctf_params[s], box, pixel_size))
+        yield form_images(
+            gaussian_projection(centres, weight, sigma, box, pixel_size),
+            ctf(draw.ctf_params[s], box, pixel_size),
+        )
 
 # %% ../../nbs/imaging/03_simulator.ipynb #02548bd0
-def perturb_poses(draw: Draw,
-                  pose_noise: float = 0.1,     # rad^2, variance of each component of the axis-angle vector
-                  shift_noise_px: float = 5.0, # errors of the shift are uniform in +-shift_noise_px
-                  seed: int = 0
-                  ) -> Draw:
+def perturb_poses(
+    draw: Draw,
+    pose_noise: float = 0.1,  # rad^2, variance of each component of the axis-angle vector
+    shift_noise_px: float = 5.0,  # errors of the shift are uniform in +-shift_noise_px
+    seed: int = 0,
+) -> Draw:
     "The same particles with wrong poses (sec. 4.5 of the paper); zero noise changes nothing."
     for name, value in (("pose_noise", pose_noise), ("shift_noise_px", shift_noise_px)):
-        if not 0 <= value < np.inf: raise InputError(f"simulate: expected {name} of zero or more, found {value}")
-    if not (pose_noise or shift_noise_px): return draw
+        if not 0 <= value < np.inf:
+            raise InputError(f"simulate: expected {name} of zero or more, found {value}")
+    if not (pose_noise or shift_noise_px):
+        return draw
     rng, n = np.random.default_rng([seed, 3]), len(draw.labels)
-    v, u = pose_noise**0.5 * rng.standard_normal((n, 3)), rng.uniform(-1, 1, (n, 2)) * shift_noise_px
+    v, u = (
+        pose_noise**0.5 * rng.standard_normal((n, 3)),
+        rng.uniform(-1, 1, (n, 2)) * shift_noise_px,
+    )
     rotations = rotvec_to_matrix(torch.tensor(v)) @ draw.rotations.double()
-    return draw._replace(rotations=rotations.float(), shifts_px=(draw.shifts_px + torch.tensor(u)).float())
+    return draw._replace(
+        rotations=rotations.float(), shifts_px=(draw.shifts_px + torch.tensor(u)).float()
+    )
 
 # %% ../../nbs/imaging/03_simulator.ipynb #04d54a94
 SIGMA_PX = 0.8
 
-def _scaled(preset, n: int, box: int, pixel_size: float | None, snr: float, shift_px: float, seed: int) -> tuple[Molecule, Draw, float]:
+
+def _scaled(
+    preset, n: int, box: int, pixel_size: float | None, snr: float, shift_px: float, seed: int
+) -> tuple[Molecule, Draw, float]:
     "Molecule with weights scaled to the SNR at unit noise, the random draw and the pixel size; checks every input."
     check_box(box, "simulate")
-    if int(n) != n or n < 1: raise InputError(f"simulate: expected at least one particle, found n = {n}")
-    if not 0 < snr < np.inf: raise InputError(f"simulate: expected a positive signal-to-noise ratio, found {snr}; 0.1 is usual")
+    if int(n) != n or n < 1:
+        raise InputError(f"simulate: expected at least one particle, found n = {n}")
+    if not 0 < snr < np.inf:
+        raise InputError(
+            f"simulate: expected a positive signal-to-noise ratio, found {snr}; 0.1 is usual"
+        )
     molecule = load_molecule(preset)
     pixel_size = float(pixel_size or molecule.field / box)
     reach = np.linalg.norm(molecule.xyz, axis=-1).max() / pixel_size + 2 * SIGMA_PX + abs(shift_px)
     if not pixel_size > 0 or reach > box / 2:
-        raise InputError(f"simulate: expected a molecule within {box / 2:.0f} pixels of the centre, found one that reaches {reach:.0f} with its shift; use a larger box, pixel size or a smaller shift")
+        raise InputError(
+            f"simulate: expected a molecule within {box / 2:.0f} pixels of the centre, found one that reaches {reach:.0f} with its shift; use a larger box, pixel size or a smaller shift"
+        )
     draw = draw_particles(n, len(molecule.xyz), shift_px, seed)
     some = Draw(*(field[:4096] for field in draw))
     total = squares = count = 0.0
     for images in clean_images(molecule, some, box, pixel_size, SIGMA_PX * pixel_size):
-        total, squares, count = total + images.double().sum(), squares + images.double().square().sum(), count + images.numel()
-    std = float(squares / count - (total / count)**2)**0.5
+        total, squares, count = (
+            total + images.double().sum(),
+            squares + images.double().square().sum(),
+            count + images.numel(),
+        )
+    std = float(squares / count - (total / count) ** 2) ** 0.5
     return molecule._replace(weight=molecule.weight * snr**0.5 / std), draw, pixel_size
 
 # %% ../../nbs/imaging/03_simulator.ipynb #6224d9bf
 def _write_star(path: Path, stack: str, draw: Draw, box: int, pixel_size: float, seed: int):
     "The RELION 3.1 star file of a simulated set."
     n, p = len(draw.labels), draw.ctf_params.double().numpy()
-    optics = pd.DataFrame({"rlnOpticsGroupName": ["opticsGroup1"], "rlnOpticsGroup": [1], "rlnVoltage": [p[0, 3]], "rlnSphericalAberration": [p[0, 4]], "rlnAmplitudeContrast": [round(p[0, 5], 6)],
-                           "rlnImagePixelSize": [pixel_size], "rlnImageSize": [box], "rlnImageDimensionality": [2]})
-    euler, origin = matrix_to_euler(draw.rotations.double()).numpy(), draw.shifts_px.double().numpy() * pixel_size
-    particles = pd.DataFrame({"rlnImageName": [f"{i + 1:06d}@{stack}" for i in range(n)], "rlnOpticsGroup": 1,
-                              "rlnAngleRot": euler[:, 0], "rlnAngleTilt": euler[:, 1], "rlnAnglePsi": euler[:, 2], "rlnOriginXAngst": origin[:, 0], "rlnOriginYAngst": origin[:, 1],
-                              "rlnDefocusU": p[:, 0], "rlnDefocusV": p[:, 1], "rlnDefocusAngle": p[:, 2], "rlnPhaseShift": p[:, 6], "rlnRandomSubset": np.random.default_rng([seed, 2]).permutation(np.arange(n) % 2 + 1)})
-    with atomic_path(path) as name: starfile.write({"optics": optics, "particles": particles}, name)
+    optics = pd.DataFrame(
+        {
+            "rlnOpticsGroupName": ["opticsGroup1"],
+            "rlnOpticsGroup": [1],
+            "rlnVoltage": [p[0, 3]],
+            "rlnSphericalAberration": [p[0, 4]],
+            "rlnAmplitudeContrast": [round(p[0, 5], 6)],
+            "rlnImagePixelSize": [pixel_size],
+            "rlnImageSize": [box],
+            "rlnImageDimensionality": [2],
+        }
+    )
+    euler, origin = (
+        matrix_to_euler(draw.rotations.double()).numpy(),
+        draw.shifts_px.double().numpy() * pixel_size,
+    )
+    particles = pd.DataFrame(
+        {
+            "rlnImageName": [f"{i + 1:06d}@{stack}" for i in range(n)],
+            "rlnOpticsGroup": 1,
+            "rlnAngleRot": euler[:, 0],
+            "rlnAngleTilt": euler[:, 1],
+            "rlnAnglePsi": euler[:, 2],
+            "rlnOriginXAngst": origin[:, 0],
+            "rlnOriginYAngst": origin[:, 1],
+            "rlnDefocusU": p[:, 0],
+            "rlnDefocusV": p[:, 1],
+            "rlnDefocusAngle": p[:, 2],
+            "rlnPhaseShift": p[:, 6],
+            "rlnRandomSubset": np.random.default_rng([seed, 2]).permutation(np.arange(n) % 2 + 1),
+        }
+    )
+    with atomic_path(path) as name:
+        starfile.write({"optics": optics, "particles": particles}, name)
+
 
 def _write_truth(folder: Path, molecule: Molecule, draw: Draw, box: int, pixel_size: float):
     "What generated a set: atoms, states, poses and eight of the volumes."
     folder.mkdir()
     with atomic_path(folder / "atoms.npz") as name:
-        np.savez(name, xyz=molecule.xyz.astype(np.float32), weight=molecule.weight.astype(np.float32), sigma=np.float32(SIGMA_PX * pixel_size))
-    for key, array in (("labels", draw.labels), ("rotations", draw.rotations.numpy()), ("shifts_px", draw.shifts_px.numpy())):
-        with atomic_path(folder / f"{key}.npy") as name: np.save(name, array)
+        np.savez(
+            name,
+            xyz=molecule.xyz.astype(np.float32),
+            weight=molecule.weight.astype(np.float32),
+            sigma=np.float32(SIGMA_PX * pixel_size),
+        )
+    for key, array in (
+        ("labels", draw.labels),
+        ("rotations", draw.rotations.numpy()),
+        ("shifts_px", draw.shifts_px.numpy()),
+    ):
+        with atomic_path(folder / f"{key}.npy") as name:
+            np.save(name, array)
     for s in np.unique(np.linspace(0, len(molecule.xyz) - 1, 8).round().astype(int)):
-        v = gaussian_volume(torch.tensor(molecule.xyz[s], dtype=torch.float32), torch.tensor(molecule.weight, dtype=torch.float32), SIGMA_PX * pixel_size, box, pixel_size)
+        v = gaussian_volume(
+            torch.tensor(molecule.xyz[s], dtype=torch.float32),
+            torch.tensor(molecule.weight, dtype=torch.float32),
+            SIGMA_PX * pixel_size,
+            box,
+            pixel_size,
+        )
         write_map(folder / f"vol_{s:03d}.mrc", v, pixel_size)
 
 # %% ../../nbs/imaging/03_simulator.ipynb #8092b83b
-def simulate(out,                            # folder to make
-             preset="arm",                   # "arm", "spike", a file of atoms (.npz, .pdb, .cif), or a `Molecule`
-             n: int = 4000,                  # particles
-             box: int = 64,                  # pixels
-             pixel_size: float | None = None, # A; by default the preset's field of view (arm 96 A, spike 144 A) divided by box
-             snr: float = 0.1,               # variance of the CTF-modulated signal / variance of the noise
-             shift_px: float = 0.0,          # shifts are uniform in +-shift_px
-             seed: int = 0,
-             overwrite: bool = False,
-             pose_noise: float = 0.0,        # rad^2; the star file's rotations are off by an axis-angle vector of this variance (the paper: 0.1)
-             shift_noise_px: float = 0.0     # the star file's shifts are off by up to this (the paper: 5); the true poses stay in truth/
-             ) -> Path:                      # OUT/particles.star
+def simulate(
+    out,  # folder to make
+    preset="arm",  # "arm", "spike", a file of atoms (.npz, .pdb, .cif), or a `Molecule`
+    n: int = 4000,  # particles
+    box: int = 64,  # pixels
+    pixel_size: float
+    | None = None,  # A; by default the preset's field of view (arm 96 A, spike 144 A) divided by box
+    snr: float = 0.1,  # variance of the CTF-modulated signal / variance of the noise
+    shift_px: float = 0.0,  # shifts are uniform in +-shift_px
+    seed: int = 0,
+    overwrite: bool = False,
+    pose_noise: float = 0.0,  # rad^2; the star file's rotations are off by an axis-angle vector of this variance (the paper: 0.1)
+    shift_noise_px: float = 0.0,  # the star file's shifts are off by up to this (the paper: 5); the true poses stay in truth/
+) -> Path:  # OUT/particles.star
     "Write a particle set with ground truth: particles.star, particles.mrcs, truth/. The same arguments give the same files. `InputError` if `out` holds something."
     molecule, draw, pixel_size = _scaled(preset, n, box, pixel_size, snr, shift_px, seed)
     given = perturb_poses(draw, pose_noise, shift_noise_px, seed)
     out = new_folder(out, overwrite)
     rng = np.random.default_rng([seed, 1])
-    noisy = (form_images(clean, None, 1.0, rng).numpy() for clean in clean_images(molecule, draw, box, pixel_size, SIGMA_PX * pixel_size))
+    noisy = (
+        form_images(clean, None, 1.0, rng).numpy()
+        for clean in clean_images(molecule, draw, box, pixel_size, SIGMA_PX * pixel_size)
+    )
     _write_truth(out / "truth", molecule, draw, box, pixel_size)
     write_stack(out / "particles.mrcs", noisy, pixel_size, n)
-    _write_star(out / "particles.star", "particles.mrcs", given, box, pixel_size, seed)   # last: a set with a star file is complete
+    _write_star(
+        out / "particles.star", "particles.mrcs", given, box, pixel_size, seed
+    )  # last: a set with a star file is complete
     return out / "particles.star"
 
 # %% ../../nbs/imaging/03_simulator.ipynb #b193e1ce
-def true_volumes(truth_dir,             # a folder `truth` as `simulate` writes it
-                 labels,                # (k,) states
-                 box: int | None = None # default: the box of the stored volumes
-                 ) -> Tensor:           # (k, D, D, D)
+def true_volumes(
+    truth_dir,  # a folder `truth` as `simulate` writes it
+    labels,  # (k,) states
+    box: int | None = None,  # default: the box of the stored volumes
+) -> Tensor:  # (k, D, D, D)
     "Density of the states `labels`, on the voxels of the stored volumes or resampled to `box` over the same field of view."
     truth = Path(truth_dir)
     stored = sorted(truth.glob("vol_*.mrc"))
     if not (truth / "atoms.npz").is_file() or not stored:
-        raise InputError(f"{truth}: expected atoms.npz and vol_*.mrc of a simulated set, found {'a folder without them' if truth.is_dir() else 'no such folder'}; give the set's folder truth")
+        raise InputError(
+            f"{truth}: expected atoms.npz and vol_*.mrc of a simulated set, found {'a folder without them' if truth.is_dir() else 'no such folder'}; give the set's folder truth"
+        )
     volume, pixel_size = read_map(stored[0])
     with np.load(truth / "atoms.npz") as z:
-        xyz, weight, sigma = torch.tensor(z["xyz"]), torch.tensor(z["weight"]), float(z["sigma"]) if "sigma" in z else 1.5
-        if "sigma" not in z: xyz -= xyz.mean((0, 1))     # sets of other programs: atoms as in the structure file, volumes centred on the mean of all states
+        xyz, weight, sigma = (
+            torch.tensor(z["xyz"]),
+            torch.tensor(z["weight"]),
+            float(z["sigma"]) if "sigma" in z else 1.5,
+        )
+        if "sigma" not in z:
+            xyz -= xyz.mean(
+                (0, 1)
+            )  # sets of other programs: atoms as in the structure file, volumes centred on the mean of all states
     labels = torch.as_tensor(np.asarray(labels)).long()
     states, index = labels.unique(return_inverse=True)
-    if len(states) and not 0 <= states[0] <= states[-1] < len(xyz): raise InputError(f"{truth}: expected states 0 to {len(xyz) - 1}, found {int(states[0])} to {int(states[-1])}")
+    if len(states) and not 0 <= states[0] <= states[-1] < len(xyz):
+        raise InputError(
+            f"{truth}: expected states 0 to {len(xyz) - 1}, found {int(states[0])} to {int(states[-1])}"
+        )
     native = len(volume)
-    volumes = [fourier_crop3(gaussian_volume(xyz[s], weight, sigma, native, pixel_size), box or native) for s in states]
+    volumes = [
+        fourier_crop3(gaussian_volume(xyz[s], weight, sigma, native, pixel_size), box or native)
+        for s in states
+    ]
     return torch.stack(volumes)[index]

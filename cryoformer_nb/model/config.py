@@ -18,124 +18,229 @@ from ..core.conventions import InputError
 @dataclass(frozen=True)
 class Network:
     "Settings of encoder, implicit volume, transformer and projector."
-    latent_dim: int = 4                  # numbers that describe a particle's conformation
-    encoder: str = "canonical"           # canonical: back-projected residuals; image: the paper's MLP on pixels
-    encoder_spacing: int = 4             # px between the points of the canonical encoder
-    encoder_width: int = 0               # of its first layer; 0: 256 (canonical) or 128 (image)
-    encoder_layers: int = 0              # hidden ones; 0: 3 (canonical) or 10 (image)
-    encoder_blur_px: float = 1.5         # Gaussian low-pass of what the encoder sees
-    domain: str = "real"                 # real: density on a lattice; fourier: its transform on slices
-    projector: str = "splat"             # splat, slice or ray (the paper): from the density to the image
-    deformation_blocks: bool = True      # off: the latent stands beside the spatial features, an MLP reads both
-    spatial_attention: bool = True       # off: queries do not look at the features of their region
-    queries: int = 4                     # per axis: N = queries^3
-    channels: int = 8                    # C
+
+    latent_dim: int = 4  # numbers that describe a particle's conformation
+    encoder: str = (
+        "canonical"  # canonical: back-projected residuals; image: the paper's MLP on pixels
+    )
+    encoder_spacing: int = 4  # px between the points of the canonical encoder
+    encoder_width: int = 0  # of its first layer; 0: 256 (canonical) or 128 (image)
+    encoder_layers: int = 0  # hidden ones; 0: 3 (canonical) or 10 (image)
+    encoder_blur_px: float = 1.5  # Gaussian low-pass of what the encoder sees
+    domain: str = "real"  # real: density on a lattice; fourier: its transform on slices
+    projector: str = "splat"  # splat, slice or ray (the paper): from the density to the image
+    deformation_blocks: bool = (
+        True  # off: the latent stands beside the spatial features, an MLP reads both
+    )
+    spatial_attention: bool = True  # off: queries do not look at the features of their region
+    queries: int = 4  # per axis: N = queries^3
+    channels: int = 8  # C
     blocks: int = 3
     heads: int = 2
-    tokens: int = 8                      # of the deformation feature
-    readout: str = "dot"                 # dot or ffn (the paper)
-    interpolation: str = "trilinear"     # trilinear or nearest (the paper)
+    tokens: int = 8  # of the deformation feature
+    readout: str = "dot"  # dot or ffn (the paper)
+    interpolation: str = "trilinear"  # trilinear or nearest (the paper)
     levels: int = 16
     features: int = 2
     log2_table: int = 15
     base_resolution: int = 16
-    finest_resolution: int = 0           # 0: the box; in Fourier space the width of the molecule
+    finest_resolution: int = 0  # 0: the box; in Fourier space the width of the molecule
     hidden: int = 64
-    width: float = 0.0                   # A, Gaussian width of a scatterer; 0: from Guinier's plot, negative: none
+    width: float = 0.0  # A, Gaussian width of a scatterer; 0: from Guinier's plot, negative: none
 
 # %% ../../nbs/model/00_config.ipynb #b77fcaea
 @dataclass(frozen=True)
 class Config(Network):
     "Settings of a run; `InputError` for values out of range. Lengths in pixels of the box that is trained on."
+
     seed: int = 0
-    latent_noise: float = 1.0            # standard deviation of the latent's channel
-    latent_penalty: float = 1e-4         # price of the latent's power
+    latent_noise: float = 1.0  # standard deviation of the latent's channel
+    latent_penalty: float = 1e-4  # price of the latent's power
     batch: int = 32
     lr_table: float = 1e-2
     lr_base: float = 0.12
     lr_network: float = 1e-3
-    warmup: int = 50                     # steps
-    start_px: float = 5.0                # resolution of the map the training starts from, in pixels
-    support_updates: int = 2             # how often the support is looked at again
-    consensus_limit: int = 20000         # particles back-projected at most
-    poses: str = "given"                 # given; refine (default of --poses), table, residual, encoder (the paper): notebook model/poses
-    pose_angle: float = 0.9              # rad, how wrong given rotations may be when they are refined
-    pose_shift_px: float = 6.0           # px, how wrong given shifts may be
-    pose_updates: int = 6                # Newton passes over all particles during training (refine)
-    pose_weight: float = 0.03            # of L_pose (Eq. 2) beside the image loss (residual, encoder)
-    pose_phase: float = 0.15             # part of the run on L_pose alone (encoder)
-    lr_pose: float = 2e-3                # rad a step of the table
-    memory_gb: float = 2.0               # images are held in memory if they need no more
+    warmup: int = 50  # steps
+    start_px: float = 5.0  # resolution of the map the training starts from, in pixels
+    support_updates: int = 2  # how often the support is looked at again
+    consensus_limit: int = 20000  # particles back-projected at most
+    poses: str = "given"  # given; refine (default of --poses), table, residual, encoder (the paper): notebook model/poses
+    pose_angle: float = 0.9  # rad, how wrong given rotations may be when they are refined
+    pose_shift_px: float = 6.0  # px, how wrong given shifts may be
+    pose_updates: int = 6  # Newton passes over all particles during training (refine)
+    pose_weight: float = 0.03  # of L_pose (Eq. 2) beside the image loss (residual, encoder)
+    pose_phase: float = 0.15  # part of the run on L_pose alone (encoder)
+    lr_pose: float = 2e-3  # rad a step of the table
+    memory_gb: float = 2.0  # images are held in memory if they need no more
     checkpoint_minutes: float = 2.0
-    device: str = "auto"                 # auto, cpu, cuda
+    device: str = "auto"  # auto, cpu, cuda
 
-    def __post_init__(self): check_config(self)
+    def __post_init__(self):
+        check_config(self)
 
 # %% ../../nbs/model/00_config.ipynb #b29f8f20
-_CHOICES = dict(encoder=("canonical", "image"), domain=("real", "fourier"), projector=("splat", "slice", "ray"), readout=("dot", "ffn"),
-                interpolation=("trilinear", "nearest"), poses=("given", "refine", "table", "residual", "encoder"))
-_RANGES = dict(pose_angle=(0, math.pi), pose_shift_px=(0, 1000), pose_updates=(0, 50), pose_phase=(0, 0.9), latent_dim=(1, 1024), encoder_spacing=(1, 64), encoder_width=(0, 65536), encoder_layers=(0, 100), queries=(2, 16), channels=(1, 1024), blocks=(1, 100), heads=(1, 1024),
-               tokens=(1, 1024), levels=(1, 32), features=(1, 8), log2_table=(4, 24), base_resolution=(2, 2048), finest_resolution=(0, 2048), hidden=(1, 65536), batch=(1, 65536))
+_CHOICES = dict(
+    encoder=("canonical", "image"),
+    domain=("real", "fourier"),
+    projector=("splat", "slice", "ray"),
+    readout=("dot", "ffn"),
+    interpolation=("trilinear", "nearest"),
+    poses=("given", "refine", "table", "residual", "encoder"),
+)
+_RANGES = dict(
+    pose_angle=(0, math.pi),
+    pose_shift_px=(0, 1000),
+    pose_updates=(0, 50),
+    pose_phase=(0, 0.9),
+    latent_dim=(1, 1024),
+    encoder_spacing=(1, 64),
+    encoder_width=(0, 65536),
+    encoder_layers=(0, 100),
+    queries=(2, 16),
+    channels=(1, 1024),
+    blocks=(1, 100),
+    heads=(1, 1024),
+    tokens=(1, 1024),
+    levels=(1, 32),
+    features=(1, 8),
+    log2_table=(4, 24),
+    base_resolution=(2, 2048),
+    finest_resolution=(0, 2048),
+    hidden=(1, 65536),
+    batch=(1, 65536),
+)
+
 
 def check_config(self: Config) -> None:
     "`InputError` for values of the wrong kind or out of range, and for values that do not go together."
     for name, allowed in _CHOICES.items():
-        if getattr(self, name) not in allowed: raise InputError(f"config: expected {name} to be one of {', '.join(allowed)}, found {getattr(self, name)!r}")
+        if getattr(self, name) not in allowed:
+            raise InputError(
+                f"config: expected {name} to be one of {', '.join(allowed)}, found {getattr(self, name)!r}"
+            )
     for f in fields(self):
         value, number = getattr(self, f.name), f.type in (int, float)
-        if f.type is bool and not isinstance(value, bool): raise InputError(f"config: expected {f.name} to be on or off, found {value!r}")
-        if number and (isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or f.type is int and value != int(value)):
-            raise InputError(f"config: expected {f.name} to be {'a whole number' if f.type is int else 'a number'}, found {value!r}")
+        if f.type is bool and not isinstance(value, bool):
+            raise InputError(f"config: expected {f.name} to be on or off, found {value!r}")
+        if number and (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float))
+            or not math.isfinite(value)
+            or f.type is int
+            and value != int(value)
+        ):
+            raise InputError(
+                f"config: expected {f.name} to be {'a whole number' if f.type is int else 'a number'}, found {value!r}"
+            )
     for name, (low, high) in _RANGES.items():
-        if not low <= getattr(self, name) <= high: raise InputError(f"config: expected {name} from {low} to {high}, found {getattr(self, name)}")
-    if self.domain == "fourier" and self.projector != "slice": raise InputError(f"config: expected projector=slice with domain=fourier, where an image is a slice, found projector={self.projector}")
-    if self.poses == "refine" and self.projector != "splat": raise InputError(f"config: expected projector=splat with poses=refine, whose Newton steps are made of splats, found projector={self.projector}; or take poses=table")
-    if self.channels % self.heads: raise InputError(f"config: expected channels to be a multiple of heads, found channels={self.channels} and heads={self.heads}")
+        if not low <= getattr(self, name) <= high:
+            raise InputError(
+                f"config: expected {name} from {low} to {high}, found {getattr(self, name)}"
+            )
+    if self.domain == "fourier" and self.projector != "slice":
+        raise InputError(
+            f"config: expected projector=slice with domain=fourier, where an image is a slice, found projector={self.projector}"
+        )
+    if self.poses == "refine" and self.projector != "splat":
+        raise InputError(
+            f"config: expected projector=splat with poses=refine, whose Newton steps are made of splats, found projector={self.projector}; or take poses=table"
+        )
+    if self.channels % self.heads:
+        raise InputError(
+            f"config: expected channels to be a multiple of heads, found channels={self.channels} and heads={self.heads}"
+        )
     if self.queries > 8 and self.channels // self.heads % 4:
-        raise InputError(f"config: expected a multiple of 4 channels a head with queries={self.queries}, or attention needs memory of N x N, found {self.channels // self.heads}")
-    if 0 < self.finest_resolution < self.base_resolution: raise InputError(f"config: expected finest_resolution (0: the box) of at least base_resolution={self.base_resolution}, found {self.finest_resolution}")
+        raise InputError(
+            f"config: expected a multiple of 4 channels a head with queries={self.queries}, or attention needs memory of N x N, found {self.channels // self.heads}"
+        )
+    if 0 < self.finest_resolution < self.base_resolution:
+        raise InputError(
+            f"config: expected finest_resolution (0: the box) of at least base_resolution={self.base_resolution}, found {self.finest_resolution}"
+        )
 
 # %% ../../nbs/model/00_config.ipynb #b4123ad3
 def on_off(text: str) -> bool:
     "A switch: on, true, yes, 1 or off, false, no, 0; `ValueError` for anything else."
-    words = dict(on=True, true=True, yes=True, off=False, false=False, no=False) | {"1": True, "0": False}
-    if text.strip().lower() not in words: raise ValueError(text)
+    words = dict(on=True, true=True, yes=True, off=False, false=False, no=False) | {
+        "1": True,
+        "0": False,
+    }
+    if text.strip().lower() not in words:
+        raise ValueError(text)
     return words[text.strip().lower()]
+
 
 def updated(self: Config, settings: list) -> Config:
     "A copy with `['key=value', ...]` replaced. `InputError` for unknown keys and values of the wrong kind."
     kinds, changes = {f.name: f.type for f in fields(self)}, {}
     for text in settings:
         key, equals, value = text.partition("=")
-        if not equals or key not in kinds: raise InputError(f"--set: expected key=value with a key of {', '.join(kinds)}, found {text!r}")
-        try: changes[key] = (on_off if kinds[key] is bool else kinds[key])(value)
-        except ValueError: raise InputError(f"--set {key}: expected {'on or off' if kinds[key] is bool else kinds[key].__name__}, found {value!r}") from None
+        if not equals or key not in kinds:
+            raise InputError(
+                f"--set: expected key=value with a key of {', '.join(kinds)}, found {text!r}"
+            )
+        try:
+            changes[key] = (on_off if kinds[key] is bool else kinds[key])(value)
+        except ValueError:
+            raise InputError(
+                f"--set {key}: expected {'on or off' if kinds[key] is bool else kinds[key].__name__}, found {value!r}"
+            ) from None
     return replace(self, **changes)
+
 
 Config.updated = updated
 
 # %% ../../nbs/model/00_config.ipynb #5f768434
-PRESETS = dict(paper=dict(
-    latent_dim=8, encoder="image", encoder_width=128, encoder_layers=10, latent_noise=0.0, latent_penalty=0.0,
-    domain="real", projector="ray", queries=16, channels=8, blocks=3, readout="ffn", interpolation="nearest",
-    levels=16, features=2, log2_table=15, base_resolution=16, hidden=64))
+PRESETS = dict(
+    paper=dict(
+        latent_dim=8,
+        encoder="image",
+        encoder_width=128,
+        encoder_layers=10,
+        latent_noise=0.0,
+        latent_penalty=0.0,
+        domain="real",
+        projector="ray",
+        queries=16,
+        channels=8,
+        blocks=3,
+        readout="ffn",
+        interpolation="nearest",
+        levels=16,
+        features=2,
+        log2_table=15,
+        base_resolution=16,
+        hidden=64,
+    )
+)
+
 
 def preset(name: str) -> Config:
     "Named settings; `InputError` for a name that does not exist."
-    if name not in PRESETS: raise InputError(f"preset: expected one of {', '.join(PRESETS)}, found {name!r}")
+    if name not in PRESETS:
+        raise InputError(f"preset: expected one of {', '.join(PRESETS)}, found {name!r}")
     return Config(**PRESETS[name])
+
 
 Config.preset = staticmethod(preset)
 
 # %% ../../nbs/model/00_config.ipynb #d93a2203
 def load_config(path) -> Config:
     "Settings from a YAML file, or a preset by its name; `InputError` if the file is missing, unreadable or names an unknown setting."
-    if str(path) in PRESETS: return preset(str(path))
-    try: found = yaml.safe_load(Path(path).read_text()) or {}
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error: raise InputError(f"{path}: expected a YAML file of settings, found {' '.join(str(error).split())}") from error
+    if str(path) in PRESETS:
+        return preset(str(path))
+    try:
+        found = yaml.safe_load(Path(path).read_text()) or {}
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{path}: expected a YAML file of settings, found {' '.join(str(error).split())}"
+        ) from error
     known = {f.name for f in fields(Config)}
     if not isinstance(found, dict) or set(found) - known:
-        raise InputError(f"{path}: expected settings among {', '.join(sorted(known))}, found {', '.join(map(str, set(found) - known)) if isinstance(found, dict) else type(found).__name__}")
+        raise InputError(
+            f"{path}: expected settings among {', '.join(sorted(known))}, found {', '.join(map(str, set(found) - known)) if isinstance(found, dict) else type(found).__name__}"
+        )
     return Config(**found)
+
 
 Config.load = staticmethod(load_config)

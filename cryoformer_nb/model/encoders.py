@@ -10,21 +10,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..imaging.projector import image_positions, lattice_coordinates
 from ..core.rotations import sixd_to_matrix
+from ..imaging.projector import image_positions, lattice_coordinates
 
 # %% ../../nbs/model/02_encoders.ipynb #1b2b66e0
-def gather(images: Tensor,        # (b, D, D)
-           positions: Tensor      # (b, v, 2) (x, y) px from the centre
-           ) -> Tensor:           # (b, v)
+def gather(
+    images: Tensor,  # (b, D, D)
+    positions: Tensor,  # (b, v, 2) (x, y) px from the centre
+) -> Tensor:  # (b, v)
     "Bilinear reading, zero outside; the adjoint of `splat`."
     box = images.shape[-1]
     grid = (positions + box // 2) * (2 / (box - 1)) - 1
     return F.grid_sample(images[:, None], grid[:, None], align_corners=True)[:, 0, 0]
 
 # %% ../../nbs/model/02_encoders.ipynb #03ab367a
-def view_features(rotations: Tensor   # (b, 3, 3)
-                  ) -> Tensor:        # (b, 9)
+def view_features(
+    rotations: Tensor,  # (b, 3, 3)
+) -> Tensor:  # (b, 9)
     "The view direction in the molecule's frame and its products: harmonics of degree 1 and 2."
     v = rotations[:, 2]
     products = v[:, :, None] * v[:, None]
@@ -37,12 +39,16 @@ def mlp(widths: list) -> nn.Sequential:
     layers = [m for a, b in zip(widths, widths[1:]) for m in (nn.Linear(a, b), nn.ReLU())]
     return nn.Sequential(*layers[:-1])
 
+
 class CanonicalEncoder(nn.Module):
     "Deformation encoder on back-projected residuals: images (b, D, D), R (b, 3, 3), t (b, 2) px to latents (b, d)."
+
     def __init__(self, points: Tensor, latent_dim: int, width: int = 256, layers: int = 3):
         super().__init__()
-        self.register_buffer("points", points)               # (k, 3) xyz px, a coarse lattice in the support
-        self.register_buffer("gain", torch.ones(()))         # brings the features to variance 1; set by `calibrate`
+        self.register_buffer("points", points)  # (k, 3) xyz px, a coarse lattice in the support
+        self.register_buffer(
+            "gain", torch.ones(())
+        )  # brings the features to variance 1; set by `calibrate`
         self.net = mlp([len(points) + 9, width, *[max(1, width // 2)] * (layers - 1), latent_dim])
 
     def features(self, residuals: Tensor, rotations: Tensor, shifts_px: Tensor) -> Tensor:
@@ -53,11 +59,16 @@ class CanonicalEncoder(nn.Module):
         self.gain.fill_(1.0).div_(self.features(residuals, rotations, shifts_px).std())
 
     def forward(self, residuals: Tensor, rotations: Tensor, shifts_px: Tensor) -> Tensor:
-        return self.net(torch.cat([self.features(residuals, rotations, shifts_px), view_features(rotations)], -1))
+        return self.net(
+            torch.cat(
+                [self.features(residuals, rotations, shifts_px), view_features(rotations)], -1
+            )
+        )
 
 # %% ../../nbs/model/02_encoders.ipynb #04062176
 class ImageEncoder(nn.Module):
     "The paper's encoder: an MLP (10 x 128, ReLU) from the pixels (b, D, D) to `out` numbers. The pose is not used."
+
     def __init__(self, box: int, out: int, width: int = 128, layers: int = 10):
         super().__init__()
         self.register_buffer("gain", torch.ones(()))
@@ -67,26 +78,37 @@ class ImageEncoder(nn.Module):
         "Fix the gain on a sample of images."
         self.gain.fill_(1.0).div_(residuals.std())
 
-    def forward(self, images: Tensor, rotations: Tensor | None = None, shifts_px: Tensor | None = None) -> Tensor:
+    def forward(
+        self, images: Tensor, rotations: Tensor | None = None, shifts_px: Tensor | None = None
+    ) -> Tensor:
         return self.net(images.flatten(1) * self.gain)
+
 
 class OrientationEncoder(nn.Module):
     "The paper's pose encoder: images (b, D, D) to rotations (b, 3, 3) through S2 x S2 and shifts (b, 2) in px."
+
     def __init__(self, box: int, width: int = 128, layers: int = 10):
         super().__init__()
         self.features = ImageEncoder(box, 8, width, layers)
-        self.features.net[-1].bias.data[:6] = torch.tensor([1., 0, 0, 0, 1, 0])   # starts near the identity, away from the degenerate zero
+        self.features.net[-1].bias.data[:6] = torch.tensor(
+            [1.0, 0, 0, 0, 1, 0]
+        )  # starts near the identity, away from the degenerate zero
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         out = self.features(images)
         return sixd_to_matrix(out[:, :6]), out[:, 6:]
 
 # %% ../../nbs/model/02_encoders.ipynb #4e0595ef
-def make_encoder(config, box: int,
-                 coords: Tensor        # (v, 3) xyz px of the support
-                 ) -> nn.Module:
+def make_encoder(
+    config,
+    box: int,
+    coords: Tensor,  # (v, 3) xyz px of the support
+) -> nn.Module:
     "The deformation encoder that `config` asks for."
     size = dict(width=config.encoder_width, layers=config.encoder_layers)
     size = {name: value for name, value in size.items() if value}
-    if config.encoder == "image": return ImageEncoder(box, config.latent_dim, **size)
-    return CanonicalEncoder(coords[((coords % config.encoder_spacing) == 0).all(-1)], config.latent_dim, **size)
+    if config.encoder == "image":
+        return ImageEncoder(box, config.latent_dim, **size)
+    return CanonicalEncoder(
+        coords[((coords % config.encoder_spacing) == 0).all(-1)], config.latent_dim, **size
+    )

@@ -14,39 +14,50 @@ import torch
 from torch import Tensor, nn
 
 from ..core.fourier import fftc3, frequencies, shell_index
-from .model import CryoFormer
 from ..imaging.projector import lattice_coordinates, padded_transform, read_transform
+from .model import CryoFormer
 from .transformer import partition
 
 # %% ../../nbs/model/05_fourier_model.ipynb #4b927434
-def radial_amplitude(start: Tensor,       # (D, D, D) first map, low-passed
-                     believed: float,     # cycles/px up to which it is
-                     width_px: float      # Gaussian width of a scatterer
-                     ) -> Tensor:         # (D//2 + 1,)
+def radial_amplitude(
+    start: Tensor,  # (D, D, D) first map, low-passed
+    believed: float,  # cycles/px up to which it is
+    width_px: float,  # Gaussian width of a scatterer
+) -> Tensor:  # (D//2 + 1,)
     "Root mean square of the map's transform in each shell, continued beyond `believed` as a Gaussian."
     box = start.shape[-1]
     shell = shell_index(box, 3).clamp(max=box // 2).flatten()
-    power = torch.zeros(box // 2 + 1).index_add_(0, shell, fftc3(start).abs().square().flatten()) / torch.bincount(shell)
+    power = torch.zeros(box // 2 + 1).index_add_(
+        0, shell, fftc3(start).abs().square().flatten()
+    ) / torch.bincount(shell)
     k = torch.arange(box // 2 + 1) / box
     last = max(1, min(box // 2, int(believed * box)))
-    gaussian = torch.exp(-2 * torch.pi**2 * width_px**2 * (k**2 - k[last]**2))
-    return torch.where(k <= k[last], power.sqrt(), power[last].sqrt() * gaussian).clamp(min=1e-6 * power.sqrt().max())
+    gaussian = torch.exp(-2 * torch.pi**2 * width_px**2 * (k**2 - k[last] ** 2))
+    return torch.where(k <= k[last], power.sqrt(), power[last].sqrt() * gaussian).clamp(
+        min=1e-6 * power.sqrt().max()
+    )
 
 # %% ../../nbs/model/05_fourier_model.ipynb #845c0786
 class FourierCryoFormer(CryoFormer):
     "Continuous heterogeneous transform; the interface of `CryoFormer`."
+
     outputs, confined, gain = 2, False, 0.2
 
     def finest(self, coords: Tensor) -> int:
         "Points a cycle per pixel of the finest hash level: the diameter in pixels of a ball with as many voxels as the support."
-        diameter = round(2 * (3 * len(coords) / (4 * math.pi))**(1 / 3))
+        diameter = round(2 * (3 * len(coords) / (4 * math.pi)) ** (1 / 3))
         return self.config.finest_resolution or max(diameter, self.config.base_resolution)
 
     def begin(self, mask: Tensor, start: Tensor) -> None:
         "The transform of the consensus map in units of the amplitude, and the frequencies of images and regions."
         box = self.box
-        for name, value in dict(amplitude=radial_amplitude(self.reference, 0.8 / self.config.start_px, float(self.width_px)), circle=frequencies(box).norm(dim=-1) < 0.5,
-                                bounds=torch.tensor([[0, -.5, -.5], [.5, .5, .5]]) * box).items():     # the half space, in units of 1/box
+        for name, value in dict(
+            amplitude=radial_amplitude(
+                self.reference, 0.8 / self.config.start_px, float(self.width_px)
+            ),
+            circle=frequencies(box).norm(dim=-1) < 0.5,
+            bounds=torch.tensor([[0, -0.5, -0.5], [0.5, 0.5, 0.5]]) * box,
+        ).items():  # the half space, in units of 1/box
             self.register_buffer(name, value)
         self.register_buffer("octants", octant_centres(self.bounds, self.config.queries))
         self.register_buffer("start", padded_transform(self.reference, 2))
@@ -56,14 +67,17 @@ class FourierCryoFormer(CryoFormer):
     def set_support(self, mask: Tensor) -> None:
         "There is none; only the map that the encoder subtracts has voxels."
         mask = self.reference > 0
-        self.support = SimpleNamespace(mask=mask, coords=lattice_coordinates(self.box, mask.cpu()).to(mask.device))
+        self.support = SimpleNamespace(
+            mask=mask, coords=lattice_coordinates(self.box, mask.cpu()).to(mask.device)
+        )
 
 # %% ../../nbs/model/05_fourier_model.ipynb #698f4e57
-def octant_centres(bounds: Tensor,     # (2, 3)
-                   n: int
-                   ) -> Tensor:        # (n^3 * 8, 3) xyz
+def octant_centres(
+    bounds: Tensor,  # (2, 3)
+    n: int,
+) -> Tensor:  # (n^3 * 8, 3) xyz
     "Centres of the eight octants of each of n^3 regions, in the order of `pooling`."
-    place = (torch.cartesian_prod(*[torch.arange(2 * n)] * 3).flip(-1) + 0.5) / (2 * n)        # x fastest
+    place = (torch.cartesian_prod(*[torch.arange(2 * n)] * 3).flip(-1) + 0.5) / (2 * n)  # x fastest
     order = torch.arange(8 * n**3).reshape(n, 2, n, 2, n, 2).permute(0, 2, 4, 1, 3, 5).flatten()
     return (place * (bounds[1] - bounds[0]) + bounds[0])[order]
 
@@ -74,50 +88,80 @@ def radial(self: FourierCryoFormer, curve: Tensor, radius: Tensor) -> Tensor:
     low = place.floor().long()
     return torch.lerp(curve[low], curve[low + 1], place - low)
 
+
 def features_at(self: FourierCryoFormer, points: Tensor) -> Tensor:
     "Two numbers without deformation and spatial features, (..., 2 + 2C), at frequencies (..., 3) of the half space in units of 1/box."
     encoded = self.grid(((points - self.bounds[0]) / self.box).reshape(-1, 3))
     return self.field(encoded).unflatten(0, points.shape[:-1])
 
+
 def queries(self: FourierCryoFormer, z: Tensor) -> Tensor:
     "The deformed queries (b, N, C) of latents (b, d)."
     tokens = self.features_at(self.octants)[..., 2:].unflatten(0, (-1, 8))
-    return self.transformer(z, tokens, (self.octants.norm(dim=-1) > self.box // 2 + 1).unflatten(0, (-1, 8)))
+    return self.transformer(
+        z, tokens, (self.octants.norm(dim=-1) > self.box // 2 + 1).unflatten(0, (-1, 8))
+    )
 
-def transform_at(self: FourierCryoFormer,
-                 points: Tensor,        # (k, 3) or (b, k, 3) xyz cycles/px
-                 q: Tensor              # (b, N, C)
-                 ) -> Tensor:           # (b, k) complex
+
+def transform_at(
+    self: FourierCryoFormer,
+    points: Tensor,  # (k, 3) or (b, k, 3) xyz cycles/px
+    q: Tensor,  # (b, N, C)
+) -> Tensor:  # (b, k) complex
     "The density's transform, origin at the centre of the box."
     mirror, radius = points[..., 0] < 0, points.norm(dim=-1)
     half = torch.where(mirror[..., None], -points, points)
     out, amplitude = self.features_at(half * self.box), self.radial(self.amplitude, radius)
     re, im = self.readout(partition(half * self.box, self.bounds, self.config), q, out[..., 2:])
-    first = read_transform(self.start, half) * (1 + self.gain * self.radial(self.base, radius))[..., None]
-    re, im = (first[..., i] + self.gain * amplitude * (moved + out[..., i]) for i, moved in enumerate((re, im)))
+    first = (
+        read_transform(self.start, half)
+        * (1 + self.gain * self.radial(self.base, radius))[..., None]
+    )
+    re, im = (
+        first[..., i] + self.gain * amplitude * (moved + out[..., i])
+        for i, moved in enumerate((re, im))
+    )
     return torch.complex(re, torch.where(mirror, -im, im))
 
-FourierCryoFormer.radial, FourierCryoFormer.features_at, FourierCryoFormer.queries, FourierCryoFormer.transform_at = radial, features_at, queries, transform_at
+
+(
+    FourierCryoFormer.radial,
+    FourierCryoFormer.features_at,
+    FourierCryoFormer.queries,
+    FourierCryoFormer.transform_at,
+) = radial, features_at, queries, transform_at
 
 # %% ../../nbs/model/05_fourier_model.ipynb #cd8750c4
-def predict(self: FourierCryoFormer, z: Tensor, rotations: Tensor, shifts_px: Tensor, h: Tensor) -> Tensor:
+def predict(
+    self: FourierCryoFormer, z: Tensor, rotations: Tensor, shifts_px: Tensor, h: Tensor
+) -> Tensor:
     "Whitened transforms (b, D, D//2+1) of the images of latents z (b, d) in poses (b, 3, 3), (b, 2) px with CTF over noise h; zero in the corners beyond Nyquist."
     f = frequencies(self.box, device=z.device)[self.circle].to(rotations.dtype)
-    phase = 2 * torch.pi * shifts_px @ f.mT                                                  # content moves by -t
-    values = self.transform_at(f @ rotations[:, :2], self.queries(z)) * torch.polar(torch.ones_like(phase), phase)
+    phase = 2 * torch.pi * shifts_px @ f.mT  # content moves by -t
+    values = self.transform_at(f @ rotations[:, :2], self.queries(z)) * torch.polar(
+        torch.ones_like(phase), phase
+    )
     return values.new_zeros(len(z), *self.circle.shape).masked_scatter(self.circle, values) * h
+
 
 @torch.no_grad()
 def volumes(self: FourierCryoFormer, z: Tensor, chunk: int = 4) -> Tensor:
     "Maps (k, D, D, D) of latents (k, d) in the units of the images: the transform on the lattice of frequencies, inverted."
     box, axis = self.box, torch.fft.fftfreq(self.box, device=z.device)
-    lattice = torch.stack(torch.meshgrid(axis, axis, axis[:box // 2 + 1].abs(), indexing="ij"), -1).flip(-1)
+    lattice = torch.stack(
+        torch.meshgrid(axis, axis, axis[: box // 2 + 1].abs(), indexing="ij"), -1
+    ).flip(-1)
     ball, out = lattice.norm(dim=-1) < 0.5, []
     for q in self.queries(z).split(chunk):
         values = self.transform_at(lattice[ball], q)
         full = values.new_zeros(len(q), *ball.shape).masked_scatter(ball, values)
-        out.append(torch.fft.fftshift(torch.fft.irfftn(full, s=(box,) * 3, dim=(-3, -2, -1)), dim=(-3, -2, -1)))
+        out.append(
+            torch.fft.fftshift(
+                torch.fft.irfftn(full, s=(box,) * 3, dim=(-3, -2, -1)), dim=(-3, -2, -1)
+            )
+        )
     return torch.cat(out)
+
 
 FourierCryoFormer.predict, FourierCryoFormer.volumes = predict, volumes
 

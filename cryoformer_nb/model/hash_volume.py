@@ -20,83 +20,126 @@ from ..core.conventions import InputError
 # %% ../../nbs/model/01_hash_volume.ipynb #a31f5a89
 PRIMES = (1, 2654435761, 805459861)
 
-def level_layout(levels: int,      # L
-                 base: int,        # resolution of level 0
-                 finest: int,      # resolution of level L-1
-                 log2_size: int    # log2 of the most entries a level may have
-                 ) -> list:        # of (scale, resolution, entries, dense)
+
+def level_layout(
+    levels: int,  # L
+    base: int,  # resolution of level 0
+    finest: int,  # resolution of level L-1
+    log2_size: int,  # log2 of the most entries a level may have
+) -> list:  # of (scale, resolution, entries, dense)
     "Scale, resolution, number of entries and kind of every level; growth b = (finest/base)^(1/(L-1))."
     if levels < 1 or base < 2 or finest < base or not 4 <= log2_size <= 24:
-        raise InputError(f"hash grid: expected levels >= 1, 2 <= base <= finest and 4 <= log2_size <= 24, found {levels}, {base}, {finest}, {log2_size}")
+        raise InputError(
+            f"hash grid: expected levels >= 1, 2 <= base <= finest and 4 <= log2_size <= 24, found {levels}, {base}, {finest}, {log2_size}"
+        )
     growth = math.exp(math.log(finest / base) / max(levels - 1, 1))
     layout = []
     for level in range(levels):
         scale = float(np.float32(base * growth**level) - np.float32(1))
         resolution = math.ceil(scale) + 1
-        wanted = -(-resolution**3 // 8) * 8
+        wanted = -(-(resolution**3) // 8) * 8
         layout.append((scale, resolution, min(wanted, 1 << log2_size), wanted <= 1 << log2_size))
     return layout
 
 # %% ../../nbs/model/01_hash_volume.ipynb #6f865de0
-def level_entries(points: Tensor,   # (k, 3) xyz in [0, 1]
-                  scale: float, resolution: int, entries: int, dense: bool
-                  ) -> tuple[Tensor, Tensor]:  # indices (k, 8) int64 and trilinear weights (k, 8)
+def level_entries(
+    points: Tensor,  # (k, 3) xyz in [0, 1]
+    scale: float,
+    resolution: int,
+    entries: int,
+    dense: bool,
+) -> tuple[Tensor, Tensor]:  # indices (k, 8) int64 and trilinear weights (k, 8)
     "The eight entries of one level around each point. Differentiable in the points through the weights."
     position = points * scale + 0.5
     low = position.detach().floor()
     fraction = (position - low)[:, None]
-    corners = torch.cartesian_prod(*[torch.arange(2, device=points.device)] * 3)      # (8, 3)
+    corners = torch.cartesian_prod(*[torch.arange(2, device=points.device)] * 3)  # (8, 3)
     weight = torch.where(corners.bool(), fraction, 1 - fraction).prod(-1)
     q = low.long()[:, None] + corners
-    if dense: index = q[..., 0] + q[..., 1] * resolution + q[..., 2] * resolution**2
-    else: index = q[..., 0] * PRIMES[0] ^ q[..., 1] * PRIMES[1] ^ q[..., 2] * PRIMES[2]
+    if dense:
+        index = q[..., 0] + q[..., 1] * resolution + q[..., 2] * resolution**2
+    else:
+        index = q[..., 0] * PRIMES[0] ^ q[..., 1] * PRIMES[1] ^ q[..., 2] * PRIMES[2]
     return index % entries, weight
 
 # %% ../../nbs/model/01_hash_volume.ipynb #be4d4e4f
 class HashGrid(nn.Module):
     "Multi-resolution hash encoding (Eq. 3): points in [0, 1]^3 to L x F features; one flat table [level][entry][feature]."
-    def __init__(self, levels: int = 16, features: int = 2, log2_size: int = 15, base: int = 16, finest: int = 64):
+
+    def __init__(
+        self,
+        levels: int = 16,
+        features: int = 2,
+        log2_size: int = 15,
+        base: int = 16,
+        finest: int = 64,
+    ):
         super().__init__()
         self.layout, self.width = level_layout(levels, base, finest, log2_size), levels * features
         self.offsets = np.cumsum([0, *[entries for _, _, entries, _ in self.layout]]).tolist()
         self.table = nn.Parameter(torch.empty(self.offsets[-1], features).uniform_(-1e-4, 1e-4))
 
-    def forward(self, points: Tensor       # (k, 3) xyz in [0, 1]
-                ) -> Tensor:               # (k, L * F)
+    def forward(
+        self,
+        points: Tensor,  # (k, 3) xyz in [0, 1]
+    ) -> Tensor:  # (k, L * F)
         parts = []
         for level, offset in zip(self.layout, self.offsets):
             index, weight = level_entries(points, *level)
-            parts.append(F.embedding_bag(index + offset, self.table, per_sample_weights=weight.to(self.table.dtype), mode="sum"))
+            parts.append(
+                F.embedding_bag(
+                    index + offset,
+                    self.table,
+                    per_sample_weights=weight.to(self.table.dtype),
+                    mode="sum",
+                )
+            )
         return torch.cat(parts, -1)
 
 # %% ../../nbs/model/01_hash_volume.ipynb #8bfaf396
 class _SparseProduct(torch.autograd.Function):
     "matrix @ x for a constant sparse matrix, with the transpose at hand for the backward pass."
+
     @staticmethod
     def forward(ctx, x, matrix, transpose):
         ctx.transpose = transpose
         return matrix @ x
+
     @staticmethod
-    def backward(ctx, grad): return ctx.transpose @ grad.contiguous(), None, None
+    def backward(ctx, grad):
+        return ctx.transpose @ grad.contiguous(), None, None
+
 
 class SparseMap:
     "A constant linear map as a pair of CSR matrices; `SparseMap(m)(x)` is m @ x, differentiable in x (columns, features)."
+
     def __init__(self, matrix: sparse.csr_matrix, device=None, dtype=torch.float32):
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)          # torch calls CSR tensors beta; the product used here is tested below
+            warnings.simplefilter(
+                "ignore", UserWarning
+            )  # torch calls CSR tensors beta; the product used here is tested below
             self.pair = [self._csr(m, device, dtype) for m in (matrix, matrix.T.tocsr())]
 
     @staticmethod
     def _csr(m: sparse.csr_matrix, device, dtype) -> Tensor:
         pointers, columns = (torch.from_numpy(a.astype(np.int32)) for a in (m.indptr, m.indices))
-        return torch.sparse_csr_tensor(pointers, columns, torch.from_numpy(m.data).to(dtype), m.shape, device=device, check_invariants=False)
+        return torch.sparse_csr_tensor(
+            pointers,
+            columns,
+            torch.from_numpy(m.data).to(dtype),
+            m.shape,
+            device=device,
+            check_invariants=False,
+        )
 
-    def __call__(self, x: Tensor) -> Tensor: return _SparseProduct.apply(x, *self.pair)
+    def __call__(self, x: Tensor) -> Tensor:
+        return _SparseProduct.apply(x, *self.pair)
 
 # %% ../../nbs/model/01_hash_volume.ipynb #c1d12fd5
-def lattice_encoding(grid: HashGrid,
-                     points: Tensor        # (v, 3) xyz in [0, 1], fixed
-                     ) -> SparseMap:       # table (T, F) -> (v * L, F)
+def lattice_encoding(
+    grid: HashGrid,
+    points: Tensor,  # (v, 3) xyz in [0, 1], fixed
+) -> SparseMap:  # table (T, F) -> (v * L, F)
     "The encoding of fixed points as a sparse matrix: `lattice_encoding(grid, x)(grid.table).reshape(v, -1)` equals `grid(x)`."
     v, levels = len(points), len(grid.layout)
     index, weight = np.empty((v, levels, 8), np.int32), np.empty((v, levels, 8), np.float32)
@@ -105,5 +148,7 @@ def lattice_encoding(grid: HashGrid,
             i, w = level_entries(points[rows].cpu(), *level)
             index[rows, k], weight[rows, k] = (i + offset).numpy(), w.numpy()
     pointers = np.arange(v * levels + 1, dtype=np.int64 if index.size > 2**31 - 1 else np.int32) * 8
-    matrix = sparse.csr_matrix((weight.ravel(), index.ravel(), pointers), shape=(v * levels, grid.offsets[-1]))
+    matrix = sparse.csr_matrix(
+        (weight.ravel(), index.ravel(), pointers), shape=(v * levels, grid.offsets[-1])
+    )
     return SparseMap(matrix, grid.table.device, grid.table.dtype)

@@ -12,25 +12,41 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .encoders import make_encoder, mlp
 from ..core.fourier import frequencies, irfft2c, rfft2c
+from cryoformer_nb.imaging.projector import (
+    image_positions,
+    lattice_coordinates,
+    project,
+    sample_volume,
+    splat,
+    splat_kernel,
+)
+from .encoders import make_encoder, mlp
 from .hash_volume import HashGrid, lattice_encoding
-from ..imaging.projector import image_positions, lattice_coordinates, project, sample_volume, splat, splat_kernel
 from .transformer import in_parts, make_decoder, partition, pooling
 
 # %% ../../nbs/model/04_model.ipynb #2f403316
 def gaussian_envelope(box: int, width_px: float, device=None) -> Tensor:
     "Transform of a unit Gaussian of `width_px`, (box, box//2+1) in the layout of `rfft2c`."
-    return torch.exp(-2 * torch.pi**2 * width_px**2 * frequencies(box, device=device).square().sum(-1))
+    return torch.exp(
+        -2 * torch.pi**2 * width_px**2 * frequencies(box, device=device).square().sum(-1)
+    )
 
-def blur(volume: Tensor,     # (..., D, D, D)
-         width_px            # number or tensor
-         ) -> Tensor:
+
+def blur(
+    volume: Tensor,  # (..., D, D, D)
+    width_px,  # number or tensor
+) -> Tensor:
     "Convolve a map with a unit Gaussian."
     box = volume.shape[-1]
     k = torch.fft.fftfreq(box, device=volume.device)
-    radius2 = k[:, None, None]**2 + k[:, None]**2 + k[:box // 2 + 1].abs()**2
-    return torch.fft.irfftn(torch.fft.rfftn(volume, dim=(-3, -2, -1)) * torch.exp(-2 * torch.pi**2 * width_px**2 * radius2), s=(box,) * 3, dim=(-3, -2, -1))
+    radius2 = k[:, None, None] ** 2 + k[:, None] ** 2 + k[: box // 2 + 1].abs() ** 2
+    return torch.fft.irfftn(
+        torch.fft.rfftn(volume, dim=(-3, -2, -1))
+        * torch.exp(-2 * torch.pi**2 * width_px**2 * radius2),
+        s=(box,) * 3,
+        dim=(-3, -2, -1),
+    )
 
 # %% ../../nbs/model/04_model.ipynb #f380dd44
 def inverse_softplus(y: Tensor, floor: float = 0.02) -> Tensor:
@@ -40,14 +56,20 @@ def inverse_softplus(y: Tensor, floor: float = 0.02) -> Tensor:
 # %% ../../nbs/model/04_model.ipynb #03874367
 class Support:
     "The voxels that may hold density and the constant maps that belong to them."
-    def __init__(self, mask: Tensor,      # (D, D, D) bool
-                 bounds: Tensor,          # (2, 3) px, corners of the partition
-                 grid: HashGrid, config):
+
+    def __init__(
+        self,
+        mask: Tensor,  # (D, D, D) bool
+        bounds: Tensor,  # (2, 3) px, corners of the partition
+        grid: HashGrid,
+        config,
+    ):
         box, device = mask.shape[-1], grid.table.device
         self.mask, self.coords = mask, lattice_coordinates(box, mask.cpu()).to(device)
         self.encode = lattice_encoding(grid, unit_cube(self.coords, box))
         self.regions = partition(self.coords, bounds, config)
         self.pool, self.empty = pooling(self.coords, bounds, config.queries)
+
 
 def unit_cube(points: Tensor, box: int) -> Tensor:
     "Pixels from the centre to the hash grid's [0, 1]."
@@ -56,18 +78,29 @@ def unit_cube(points: Tensor, box: int) -> Tensor:
 # %% ../../nbs/model/04_model.ipynb #6db64f3c
 class CryoFormer(nn.Module):
     "Continuous heterogeneous density; images are transforms in units of the noise."
-    outputs, confined = 1, True               # numbers that make a density; whether it lives on a support
+
+    outputs, confined = 1, True  # numbers that make a density; whether it lives on a support
+
     def __init__(self, config, mask: Tensor, start: Tensor, noise: Tensor, width_px: float):
         "`mask` (D, D, D) bool support, `start` (D, D, D) first map in whitened units, `noise` (D, D//2+1) amplitude, `width_px` of a scatterer."
         super().__init__()
         c, box = config, mask.shape[-1]
         self.config, self.box = c, box
         coords = lattice_coordinates(box, mask)
-        for name, value in dict(bounds=torch.stack([coords.amin(0), coords.amax(0)]), reference=start.clamp(min=0) * mask, noise=noise,   # the encoder subtracts the reference
-                                width_px=torch.tensor(float(width_px)), scale=torch.quantile(start[mask].float(), 0.9).clamp(min=1e-9) / 2,
-                                unsplat=1 / splat_kernel(box), envelope=gaussian_envelope(box, width_px), smooth=gaussian_envelope(box, c.encoder_blur_px)).items():
+        for name, value in dict(
+            bounds=torch.stack([coords.amin(0), coords.amax(0)]),
+            reference=start.clamp(min=0) * mask,
+            noise=noise,  # the encoder subtracts the reference
+            width_px=torch.tensor(float(width_px)),
+            scale=torch.quantile(start[mask].float(), 0.9).clamp(min=1e-9) / 2,
+            unsplat=1 / splat_kernel(box),
+            envelope=gaussian_envelope(box, width_px),
+            smooth=gaussian_envelope(box, c.encoder_blur_px),
+        ).items():
             self.register_buffer(name, value)
-        self.grid = HashGrid(c.levels, c.features, c.log2_table, c.base_resolution, self.finest(coords))
+        self.grid = HashGrid(
+            c.levels, c.features, c.log2_table, c.base_resolution, self.finest(coords)
+        )
         self.field = mlp([self.grid.width, c.hidden, self.outputs * (1 + c.channels)])
         self.transformer, self.readout = make_decoder(c, self.outputs)
         self.encoder = make_encoder(c, box, coords)
@@ -97,9 +130,11 @@ def features(self: CryoFormer) -> tuple[Tensor, Tensor]:
     out = self.field(encoded)
     return out[:, 0] + self.base, out[:, 1:]
 
+
 def regional(self: CryoFormer, keys: Tensor) -> Tensor:
     "Pooled spatial features (N, 8, C), the tokens of the region-wise cross-attention."
     return self.support.pool(keys).unflatten(0, (-1, 8))
+
 
 def density(self: CryoFormer, z: Tensor, field: tuple | None = None) -> Tensor:
     "Scatterer density (b, v) on the support, whitened units, for latents (b, d)."
@@ -108,6 +143,7 @@ def density(self: CryoFormer, z: Tensor, field: tuple | None = None) -> Tensor:
     (moved,) = self.readout(self.support.regions, q, keys)
     return F.softplus(base + moved) * self.scale
 
+
 CryoFormer.features, CryoFormer.regional, CryoFormer.density = features, regional, density
 
 # %% ../../nbs/model/04_model.ipynb #44e2ed57
@@ -115,69 +151,102 @@ def queries(self: CryoFormer, z: Tensor) -> Tensor:
     "The deformed queries (b, N, C) of latents (b, d)."
     return self.transformer(z, self.regional(self.features()[1]), self.support.empty)
 
-def density_at(self: CryoFormer,
-               points: Tensor,         # (..., 3) xyz px
-               q: Tensor               # (1, N, C) queries of one latent
-               ) -> Tensor:            # (...)
+
+def density_at(
+    self: CryoFormer,
+    points: Tensor,  # (..., 3) xyz px
+    q: Tensor,  # (1, N, C) queries of one latent
+) -> Tensor:  # (...)
     "The same field at any points, zero outside the support; the base is interpolated between voxels. A callable density for `project(method='ray')`."
     inside = sample_volume(self.support.mask.float(), points.detach()) > 0.5
     p = points[inside]
-    full = inverse_softplus(torch.zeros(self.support.mask.shape, device=p.device)).masked_scatter(self.support.mask, self.base)
+    full = inverse_softplus(torch.zeros(self.support.mask.shape, device=p.device)).masked_scatter(
+        self.support.mask, self.base
+    )
     out = self.field(self.grid(unit_cube(p, self.box)))
     (moved,) = self.readout(partition(p[None], self.bounds, self.config), q, out[None, :, 1:])
     values = F.softplus(out[:, 0] + sample_volume(full, p) + moved[0]) * self.scale
     return values.new_zeros(inside.shape).masked_scatter(inside, values)
 
+
 CryoFormer.queries, CryoFormer.density_at = queries, density_at
 
 # %% ../../nbs/model/04_model.ipynb #8cd411f6
-def project_ft(self: CryoFormer,
-               values: Tensor,         # (b, v) densities on the support
-               positions: Tensor,      # (b, v, 2) from `image_positions`
-               h: Tensor               # (b, D, D//2+1) CTF over noise amplitude
-               ) -> Tensor:            # (b, D, D//2+1) transforms
+def project_ft(
+    self: CryoFormer,
+    values: Tensor,  # (b, v) densities on the support
+    positions: Tensor,  # (b, v, 2) from `image_positions`
+    h: Tensor,  # (b, D, D//2+1) CTF over noise amplitude
+) -> Tensor:  # (b, D, D//2+1) transforms
     "Transforms of the predicted images, in units of the noise, by splatting."
     return rfft2c(splat(values, positions, self.box)) * (self.unsplat * self.envelope * h)
 
+
 def slices(self: CryoFormer, z: Tensor, rotations: Tensor, shifts_px: Tensor) -> Tensor:
     "Projections (b, D, D) as slices of each density's transform."
-    def one(values, r, t): return project(values.new_zeros(self.support.mask.shape).masked_scatter(self.support.mask, values[0]), r, t, self.box, "slice")
+
+    def one(values, r, t):
+        return project(
+            values.new_zeros(self.support.mask.shape).masked_scatter(self.support.mask, values[0]),
+            r,
+            t,
+            self.box,
+            "slice",
+        )
+
     return in_parts(one, 1, self.density(z), rotations, shifts_px)
+
 
 def rays(self: CryoFormer, z: Tensor, rotations: Tensor, shifts_px: Tensor) -> Tensor:
     "Projections (b, D, D) along rays: the field is asked at each image's own points (Eq. 6)."
-    def one(q, r, t): return project(lambda p: self.density_at(p, q), r, t, self.box, "ray")
+
+    def one(q, r, t):
+        return project(lambda p: self.density_at(p, q), r, t, self.box, "ray")
+
     return in_parts(one, 1, self.queries(z), rotations, shifts_px)
+
 
 CryoFormer.project_ft, CryoFormer.slices, CryoFormer.rays = project_ft, slices, rays
 
 # %% ../../nbs/model/04_model.ipynb #71887e9c
 def predict(self: CryoFormer, z: Tensor, rotations: Tensor, shifts_px: Tensor, h: Tensor) -> Tensor:
     "Whitened transforms (b, D, D//2+1) of the images of latents z (b, d) in poses (b, 3, 3), (b, 2) px with CTF over noise h. Differentiable in all of them."
-    if self.config.projector == "splat": return self.project_ft(self.density(z), image_positions(self.support.coords, rotations, shifts_px), h)
+    if self.config.projector == "splat":
+        return self.project_ft(
+            self.density(z), image_positions(self.support.coords, rotations, shifts_px), h
+        )
     images = self.slices if self.config.projector == "slice" else self.rays
     return rfft2c(images(z, rotations, shifts_px)) * (self.envelope * h)
+
 
 def encode(self: CryoFormer, y: Tensor, rotations: Tensor, shifts_px: Tensor, h: Tensor) -> Tensor:
     "Latents (b, d) of whitened image transforms y (b, D, D//2+1) with poses (b, 3, 3), (b, 2) px and CTF over noise h."
     return self.encoder(self.residuals(y, rotations, shifts_px, h), rotations, shifts_px)
 
+
 @torch.no_grad()
-def residuals(self: CryoFormer, y: Tensor, rotations: Tensor, shifts_px: Tensor, h: Tensor) -> Tensor:
+def residuals(
+    self: CryoFormer, y: Tensor, rotations: Tensor, shifts_px: Tensor, h: Tensor
+) -> Tensor:
     "What the encoder looks at (b, D, D): the low-passed, phase-corrected difference to the reference map; the image itself for the paper's encoder."
-    if self.config.encoder == "image": return irfft2c(y * h.sign())
+    if self.config.encoder == "image":
+        return irfft2c(y * h.sign())
     positions = image_positions(self.support.coords, rotations, shifts_px)
-    seen = splat(self.reference[self.support.mask].expand(len(y), -1), positions, self.box)   # a map, not scatterers: no envelope
+    seen = splat(
+        self.reference[self.support.mask].expand(len(y), -1), positions, self.box
+    )  # a map, not scatterers: no envelope
     return irfft2c((y - rfft2c(seen) * (self.unsplat * h)) * h * self.smooth)
+
 
 CryoFormer.predict, CryoFormer.encode, CryoFormer.residuals = predict, encode, residuals
 
 # %% ../../nbs/model/04_model.ipynb #0cf6f399
 @torch.no_grad()
-def volumes(self: CryoFormer,
-            z: Tensor,                 # (k, d)
-            chunk: int = 8
-            ) -> Tensor:               # (k, D, D, D)
+def volumes(
+    self: CryoFormer,
+    z: Tensor,  # (k, d)
+    chunk: int = 8,
+) -> Tensor:  # (k, D, D, D)
     "Maps of latents in the units of the images, blurred scatterers."
     field, out = self.features(), []
     for part in z.split(chunk):
@@ -185,5 +254,6 @@ def volumes(self: CryoFormer,
         full[:, self.support.mask] = self.density(part, field)
         out.append(blur(full, self.width_px))
     return torch.cat(out)
+
 
 CryoFormer.volumes = volumes

@@ -9,19 +9,20 @@ __all__ = ['GivenPoses', 'PoseTable', 'upright', 'PoseEncoder', 'PoseResidual', 
 import torch
 from torch import Tensor, nn
 
-from ..particles.alignment import half_plane, levenberg_marquardt
-from .encoders import OrientationEncoder
 from ..core.fourier import frequencies, irfft2c, rfft2c, shift_image
-from ..imaging.projector import splat
 from ..core.rotations import rotvec_to_matrix
+from ..imaging.projector import splat
+from .encoders import OrientationEncoder
+from ..particles.alignment import half_plane, levenberg_marquardt
 
 # %% ../../nbs/model/06_poses.ipynb #49ad817a
 class GivenPoses(nn.Module):
     "The poses of a particle set; `refine` moves them by `move`."
+
     def __init__(self, rotations: Tensor, shifts_px: Tensor):
         super().__init__()
-        self.register_buffer("rotations", rotations.clone())      # (N, 3, 3)
-        self.register_buffer("shifts_px", shifts_px.clone())      # (N, 2)
+        self.register_buffer("rotations", rotations.clone())  # (N, 3, 3)
+        self.register_buffer("shifts_px", shifts_px.clone())  # (N, 2)
 
     def forward(self, rows: Tensor, y: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         "Rotations (b, 3, 3) and shifts (b, 2) px of the particles `rows`, of transforms y and CTF h (b, D, D//2+1) in units of the noise."
@@ -31,9 +32,12 @@ class GivenPoses(nn.Module):
         "Put new poses in place."
         self.rotations[rows], self.shifts_px[rows] = R, t
 
+
 class PoseTable(GivenPoses):
     "A free correction of each particle: turn (rad) and shift, in units of `SHIFT` px so that one learning rate serves both."
+
     SHIFT = 20.0
+
     def __init__(self, rotations: Tensor, shifts_px: Tensor):
         super().__init__(rotations, shifts_px)
         self.correction = nn.Parameter(torch.zeros(len(rotations), 5))
@@ -48,19 +52,25 @@ def upright(y: Tensor, h: Tensor, shifts_px: Tensor | None = None) -> Tensor:
     images = irfft2c(y * h.sign())
     return images if shifts_px is None else shift_image(images, shifts_px)
 
+
 class PoseEncoder(GivenPoses):
     "The paper's: the pose from the image (S2 x S2 + 2)."
+
     def __init__(self, rotations: Tensor, shifts_px: Tensor, box: int):
         super().__init__(rotations, shifts_px)
         self.encoder = OrientationEncoder(box)
 
-    def forward(self, rows, y, h): return self.encoder(upright(y, h))
+    def forward(self, rows, y, h):
+        return self.encoder(upright(y, h))
+
 
 class PoseResidual(PoseEncoder):
     "A correction to the given pose, from the centred image."
+
     def __init__(self, rotations: Tensor, shifts_px: Tensor, box: int):
         super().__init__(rotations, shifts_px, box)
-        with torch.no_grad(): self.encoder.features.net[-1].weight.mul_(0.01)
+        with torch.no_grad():
+            self.encoder.features.net[-1].weight.mul_(0.01)
 
     def forward(self, rows, y, h):
         R0, t0 = super(PoseEncoder, self).forward(rows, y, h)
@@ -70,38 +80,52 @@ class PoseResidual(PoseEncoder):
 # %% ../../nbs/model/06_poses.ipynb #96b363c1
 def make_poses(kind: str, rotations: Tensor, shifts_px: Tensor, box: int) -> GivenPoses:
     "The source of poses of a run, by the name of the setting `poses`."
-    if kind == "table": return PoseTable(rotations, shifts_px)
-    if kind in ("encoder", "residual"): return dict(encoder=PoseEncoder, residual=PoseResidual)[kind](rotations, shifts_px, box)
+    if kind == "table":
+        return PoseTable(rotations, shifts_px)
+    if kind in ("encoder", "residual"):
+        return dict(encoder=PoseEncoder, residual=PoseResidual)[kind](rotations, shifts_px, box)
     return GivenPoses(rotations, shifts_px)
 
 # %% ../../nbs/model/06_poses.ipynb #be20723c
-def sloped_prediction(model,
-                      values: Tensor,      # (b, v) densities on the support
-                      R: Tensor,           # (b, 3, 3)
-                      t: Tensor,           # (b, 2) px
-                      h: Tensor            # (b, D, D//2+1)
-                      ) -> tuple[Tensor, Tensor]:   # (b, k), (b, k, 5): predicted transforms and their slopes, one of each pair k, -k
+def sloped_prediction(
+    model,
+    values: Tensor,  # (b, v) densities on the support
+    R: Tensor,  # (b, 3, 3)
+    t: Tensor,  # (b, 2) px
+    h: Tensor,  # (b, D, D//2+1)
+) -> tuple[
+    Tensor, Tensor
+]:  # (b, k), (b, k, 5): predicted transforms and their slopes, one of each pair k, -k
     "Whitened prediction of the splat projector with its slopes in turns about x, y, z (rad) and shifts (px)."
     turned, box = torch.einsum("bij,vj->bvi", R, model.support.coords), model.box
     where = turned[..., :2] - t[:, None]
     flat, deep = splat(values, where, box), splat(values * turned[..., 2], where, box)
     axis = torch.arange(box, device=t.device) - box // 2
     qx, qy = axis + t[:, 0, None, None], axis[:, None] + t[:, 1, None, None]
-    P, Px, Py, Pz = (rfft2c(image) * (model.unsplat * model.envelope * h) for image in (flat, flat * qx, flat * qy, deep))
+    P, Px, Py, Pz = (
+        rfft2c(image) * (model.unsplat * model.envelope * h)
+        for image in (flat, flat * qx, flat * qy, deep)
+    )
     kx, ky = (2j * torch.pi * frequencies(box, device=t.device)).unbind(-1)
     slopes = torch.stack([ky * Pz, -kx * Pz, kx * Py - ky * Px, kx * P, ky * P], -1)
-    once = half_plane(box, box, t.device)[0]                     # all frequencies of the box
+    once = half_plane(box, box, t.device)[0]  # all frequencies of the box
     return P[:, once], slopes[:, once]
 
 # %% ../../nbs/model/06_poses.ipynb #76dfc775
 @torch.no_grad()
-def refine_batch(model,
-                 y: Tensor,          # (b, D, D//2+1) in units of the noise
-                 h: Tensor,          # (b, D, D//2+1)
-                 R: Tensor,          # (b, 3, 3)
-                 t: Tensor,          # (b, 2) px
-                 steps: int = 2
-                 ) -> tuple[Tensor, Tensor]:
+def refine_batch(
+    model,
+    y: Tensor,  # (b, D, D//2+1) in units of the noise
+    h: Tensor,  # (b, D, D//2+1)
+    R: Tensor,  # (b, 3, 3)
+    t: Tensor,  # (b, 2) px
+    steps: int = 2,
+) -> tuple[Tensor, Tensor]:
     "Newton steps (Levenberg-Marquardt) of each pose against the particle's own density; no pose gets worse."
-    values, once = model.density(model.encode(y, R, t, h)), half_plane(model.box, model.box, y.device)[0]
-    return levenberg_marquardt(lambda R, t: sloped_prediction(model, values, R, t, h), y[:, once], R, t, steps)
+    values, once = (
+        model.density(model.encode(y, R, t, h)),
+        half_plane(model.box, model.box, y.device)[0],
+    )
+    return levenberg_marquardt(
+        lambda R, t: sloped_prediction(model, values, R, t, h), y[:, once], R, t, steps
+    )

@@ -20,18 +20,22 @@ from .encoders import mlp
 from .hash_volume import SparseMap
 
 # %% ../../nbs/model/03_transformer.ipynb #d325c9ea
-def region_weights(points: Tensor,        # (v, 3) xyz px
-                   bounds: Tensor,        # (2, 3) corners of the partitioned box, px
-                   n: int,                # queries per axis
-                   interpolation: str = "trilinear"
-                   ) -> tuple[Tensor, Tensor]:  # query numbers (v, 8) and weights (v, 8)
+def region_weights(
+    points: Tensor,  # (v, 3) xyz px
+    bounds: Tensor,  # (2, 3) corners of the partitioned box, px
+    n: int,  # queries per axis
+    interpolation: str = "trilinear",
+) -> tuple[Tensor, Tensor]:  # query numbers (v, 8) and weights (v, 8)
     "The queries around each point and their weights; points outside the bounds take the nearest ones. `InputError` for another interpolation."
-    if interpolation not in ("trilinear", "nearest"): raise InputError(f"interpolation: expected trilinear or nearest, found {interpolation!r}")
-    if n < 2: raise InputError(f"queries: expected at least 2 per axis, found {n}")
+    if interpolation not in ("trilinear", "nearest"):
+        raise InputError(f"interpolation: expected trilinear or nearest, found {interpolation!r}")
+    if n < 2:
+        raise InputError(f"queries: expected at least 2 per axis, found {n}")
     place = ((points - bounds[0]) / (bounds[1] - bounds[0]).clamp(min=1) * (n - 1)).clamp(0, n - 1)
     low = place.floor().clamp(max=n - 2)
     fraction = (place - low)[:, None]
-    if interpolation == "nearest": fraction = fraction.round()
+    if interpolation == "nearest":
+        fraction = fraction.round()
     corners = torch.cartesian_prod(*[torch.arange(2, device=points.device)] * 3)
     weight = torch.where(corners.bool(), fraction, 1 - fraction).prod(-1)
     q = low.long()[:, None] + corners
@@ -42,64 +46,88 @@ def query_mixing(index: Tensor, weight: Tensor, count: int) -> SparseMap:
     "The interpolation of `region_weights` as a constant sparse matrix, (N, ...) to (v, ...)."
     used = (weight > 0).flatten().cpu().numpy()
     rows = np.repeat(np.arange(len(index)), 8)[used]
-    matrix = sparse.csr_matrix((weight.flatten().cpu().numpy()[used], (rows, index.flatten().cpu().numpy()[used])), shape=(len(index), count))
+    matrix = sparse.csr_matrix(
+        (weight.flatten().cpu().numpy()[used], (rows, index.flatten().cpu().numpy()[used])),
+        shape=(len(index), count),
+    )
     return SparseMap(matrix, weight.device)
+
 
 class Regions:
     "The partition of fixed points (v, 3) between n^3 queries: interpolation of queries and the `dot` readout."
+
     def __init__(self, points: Tensor, bounds: Tensor, n: int, interpolation: str = "trilinear"):
         index, weight = region_weights(points, bounds, n, interpolation)
         self.mix = query_mixing(index, weight, n**3)
-        cell = index[:, 0]                                   # the lowest corner names the cell
+        cell = index[:, 0]  # the lowest corner names the cell
         self.order = torch.argsort(cell, stable=True)
         self.rank = torch.argsort(self.order)
         index, self.weight = index[self.order], weight[self.order]
         _, counts = torch.unique_consecutive(cell[self.order], return_counts=True)
-        self.counts = counts.tolist()                        # voxels of each cell
-        self.queries = index[counts.cumsum(0) - 1]      # (cells, 8)
+        self.counts = counts.tolist()  # voxels of each cell
+        self.queries = index[counts.cumsum(0) - 1]  # (cells, 8)
 
-    def dot(self, q: Tensor,          # (b, N, C)
-            key: Tensor               # (v, C) in the order of the points
-            ) -> Tensor:              # (b, v)
+    def dot(
+        self,
+        q: Tensor,  # (b, N, C)
+        key: Tensor,  # (v, C) in the order of the points
+    ) -> Tensor:  # (b, v)
         "Interpolate the queries to each point and take the product with its key."
-        joint = (self.weight[:, :, None] * key[self.order][:, None]).flatten(1)          # (v, 8C)
-        corners = q[:, self.queries].flatten(2).unbind(1)                                # one (b, 8C) a cell
+        joint = (self.weight[:, :, None] * key[self.order][:, None]).flatten(1)  # (v, 8C)
+        corners = q[:, self.queries].flatten(2).unbind(1)  # one (b, 8C) a cell
         parts = [corner @ cell.mT for corner, cell in zip(corners, joint.split(self.counts))]
         return torch.cat(parts, 1)[:, self.rank]
 
-    def spread(self, q: Tensor        # (b, N, C)
-               ) -> Tensor:           # (b, v, C)
+    def spread(
+        self,
+        q: Tensor,  # (b, N, C)
+    ) -> Tensor:  # (b, v, C)
         "The interpolated query at each point."
         return self.mix(q.permute(1, 0, 2).flatten(1)).unflatten(-1, (len(q), -1)).transpose(0, 1)
 
 # %% ../../nbs/model/03_transformer.ipynb #25df0c40
 class MovingRegions:
     "The partition for points (b, k, 3) that differ between images: the same two questions as `Regions`, and a gradient to the points."
+
     def __init__(self, points: Tensor, bounds: Tensor, n: int, interpolation: str = "trilinear"):
         self.count = points.shape[:2]
         index, self.weight = region_weights(points.flatten(0, 1), bounds, n, interpolation)
         image = torch.arange(len(points), device=points.device).repeat_interleave(points.shape[1])
         self.index = index + n**3 * image[:, None]
 
-    def spread(self, q: Tensor        # (b, N, C)
-               ) -> Tensor:           # (b, k, C)
+    def spread(
+        self,
+        q: Tensor,  # (b, N, C)
+    ) -> Tensor:  # (b, k, C)
         "The interpolated query at each point."
-        return F.embedding_bag(self.index, q.flatten(0, 1), per_sample_weights=self.weight.to(q.dtype), mode="sum").unflatten(0, self.count)
+        return F.embedding_bag(
+            self.index, q.flatten(0, 1), per_sample_weights=self.weight.to(q.dtype), mode="sum"
+        ).unflatten(0, self.count)
 
-    def dot(self, q: Tensor,          # (b, N, C)
-            key: Tensor               # (b, k, C)
-            ) -> Tensor:              # (b, k)
+    def dot(
+        self,
+        q: Tensor,  # (b, N, C)
+        key: Tensor,  # (b, k, C)
+    ) -> Tensor:  # (b, k)
         return (self.spread(q) * key).sum(-1)
+
 
 class Whole:
     "No partition: one query (b, 1, C) for all points."
-    def __init__(self, points: Tensor): self.count = points.shape[-2]
-    def spread(self, q: Tensor) -> Tensor: return q.expand(-1, self.count, -1)
-    def dot(self, q: Tensor, key: Tensor) -> Tensor: return (q * key).sum(-1)
+
+    def __init__(self, points: Tensor):
+        self.count = points.shape[-2]
+
+    def spread(self, q: Tensor) -> Tensor:
+        return q.expand(-1, self.count, -1)
+
+    def dot(self, q: Tensor, key: Tensor) -> Tensor:
+        return (q * key).sum(-1)
 
 # %% ../../nbs/model/03_transformer.ipynb #cc87b949
 class DecoderBlock(nn.Module):
     "Inter-query self-attention, cross-attention to the deformation tokens, feed-forward (Eq. 4): queries (b, N, C), tokens (b, T, C)."
+
     def __init__(self, channels: int, heads: int):
         super().__init__()
         self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in range(3))
@@ -114,96 +142,172 @@ class DecoderBlock(nn.Module):
         return q + self.feed(self.norms[2](q))
 
 # %% ../../nbs/model/03_transformer.ipynb #22f1d80c
-def pooling(points: Tensor,        # (v, 3) xyz px
-            bounds: Tensor,        # (2, 3)
-            n: int
-            ) -> tuple[SparseMap, Tensor]:  # (v, C) -> (N * 8, C) means, and which tokens hold no voxel (N, 8) bool
+def pooling(
+    points: Tensor,  # (v, 3) xyz px
+    bounds: Tensor,  # (2, 3)
+    n: int,
+) -> tuple[
+    SparseMap, Tensor
+]:  # (v, C) -> (N * 8, C) means, and which tokens hold no voxel (N, 8) bool
     "Mean of the points of each octant of each region."
-    place = ((points - bounds[0]) / (bounds[1] - bounds[0]).clamp(min=1) * 2 * n).long().clamp(0, 2 * n - 1).cpu()
+    place = (
+        ((points - bounds[0]) / (bounds[1] - bounds[0]).clamp(min=1) * 2 * n)
+        .long()
+        .clamp(0, 2 * n - 1)
+        .cpu()
+    )
     region = (place[:, 2] // 2 * n + place[:, 1] // 2) * n + place[:, 0] // 2
     token = region * 8 + (place[:, 2] % 2 * 2 + place[:, 1] % 2) * 2 + place[:, 0] % 2
     count = torch.bincount(token, minlength=8 * n**3)
-    matrix = sparse.csr_matrix(((1 / count[token].numpy()).astype(np.float32), (token.numpy(), np.arange(len(points)))), shape=(8 * n**3, len(points)))
+    matrix = sparse.csr_matrix(
+        ((1 / count[token].numpy()).astype(np.float32), (token.numpy(), np.arange(len(points)))),
+        shape=(8 * n**3, len(points)),
+    )
     return SparseMap(matrix, points.device), (count == 0).reshape(-1, 8).to(points.device)
+
 
 class RegionAttention(nn.Module):
     "Each query (b, N, C) attends to the tokens (N, T, features) of its own region (Eq. 5); empty tokens are masked."
+
     def __init__(self, channels: int, features: int | None = None):
         super().__init__()
         self.norm, self.query = nn.LayerNorm(channels), nn.Linear(channels, channels)
-        self.key, self.value = nn.Linear(features or channels, channels), nn.Linear(features or channels, channels)
+        self.key, self.value = (
+            nn.Linear(features or channels, channels),
+            nn.Linear(features or channels, channels),
+        )
 
     def forward(self, q: Tensor, tokens: Tensor, empty: Tensor) -> Tensor:
-        score = torch.einsum("bnc,ntc->bnt", self.query(self.norm(q)), self.key(tokens)) / q.shape[-1] ** 0.5
-        score = score.masked_fill(empty, -1e9).softmax(-1) * ~empty       # a region without voxels adds nothing
+        score = (
+            torch.einsum("bnc,ntc->bnt", self.query(self.norm(q)), self.key(tokens))
+            / q.shape[-1] ** 0.5
+        )
+        score = (
+            score.masked_fill(empty, -1e9).softmax(-1) * ~empty
+        )  # a region without voxels adds nothing
         return q + torch.einsum("bnt,ntc->bnc", score, self.value(tokens))
 
 # %% ../../nbs/model/03_transformer.ipynb #e9992105
 class NoAttention(nn.Module):
     "In place of `RegionAttention`: queries do not look at space."
-    def forward(self, q: Tensor, tokens: Tensor, empty: Tensor) -> Tensor: return q
+
+    def forward(self, q: Tensor, tokens: Tensor, empty: Tensor) -> Tensor:
+        return q
+
 
 class DeformationTransformer(nn.Module):
     "From latents (b, d) to updated queries (b, N, C)."
-    def __init__(self, latent_dim: int, n: int = 4, channels: int = 8, blocks: int = 3, heads: int = 2, tokens: int = 8,
-                 features: int | None = None,   # numbers of a spatial feature (default: channels)
-                 spatial: bool = True           # region-wise spatial cross-attention
-                 ):
+
+    def __init__(
+        self,
+        latent_dim: int,
+        n: int = 4,
+        channels: int = 8,
+        blocks: int = 3,
+        heads: int = 2,
+        tokens: int = 8,
+        features: int | None = None,  # numbers of a spatial feature (default: channels)
+        spatial: bool = True,  # region-wise spatial cross-attention
+    ):
         super().__init__()
-        if channels % heads: raise InputError(f"transformer: expected channels to be a multiple of heads, found {channels} and {heads}")
+        if channels % heads:
+            raise InputError(
+                f"transformer: expected channels to be a multiple of heads, found {channels} and {heads}"
+            )
         self.queries = nn.Parameter(0.5 * torch.randn(n**3, channels))
         self.tokens = mlp([latent_dim, 64, tokens * channels])
         self.blocks = nn.ModuleList(DecoderBlock(channels, heads) for _ in range(blocks))
         self.region = RegionAttention(channels, features) if spatial else NoAttention()
         self.out = nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, channels))
 
-    def forward(self, z: Tensor,             # (b, d)
-                regional: Tensor,            # (N, T, features) pooled spatial features
-                empty: Tensor                # (N, T) bool
-                ) -> Tensor:
+    def forward(
+        self,
+        z: Tensor,  # (b, d)
+        regional: Tensor,  # (N, T, features) pooled spatial features
+        empty: Tensor,  # (N, T) bool
+    ) -> Tensor:
         tokens = self.tokens(z).unflatten(-1, (-1, self.queries.shape[-1]))
         q = self.queries.expand(len(z), -1, -1)
-        for block in self.blocks: q = block(q, tokens)
+        for block in self.blocks:
+            q = block(q, tokens)
         return self.out(self.region(q, regional, empty))
+
 
 class LatentQuery(nn.Module):
     "In place of the transformer: the latent (b, d) is the only query, (b, 1, d)."
-    def forward(self, z: Tensor, regional: Tensor, empty: Tensor) -> Tensor: return z[:, None]
+
+    def forward(self, z: Tensor, regional: Tensor, empty: Tensor) -> Tensor:
+        return z[:, None]
 
 # %% ../../nbs/model/03_transformer.ipynb #4083a990
 def in_parts(f, size: int, *arrays: Tensor) -> Tensor:
     "f(*arrays) over the first axis, `size` rows at a time; what f keeps for its gradient is computed again on the way back. All at once, and kept, if they fit."
-    if len(arrays[0]) <= size: return f(*arrays)
-    return torch.cat([checkpoint(f, *part, use_reentrant=False) for part in zip(*(a.split(size) for a in arrays))])
+    if len(arrays[0]) <= size:
+        return f(*arrays)
+    return torch.cat(
+        [
+            checkpoint(f, *part, use_reentrant=False)
+            for part in zip(*(a.split(size) for a in arrays))
+        ]
+    )
+
 
 class DotReadout(nn.Module):
     "Products of the query of a point with each of the keys that its feature consists of: q (b, N, C), features (..., v, outputs * C) to `outputs` of (b, v)."
+
     def forward(self, regions, q: Tensor, features: Tensor) -> list:
         return [regions.dot(q, key) for key in features.split(q.shape[-1], -1)]
 
+
 class FeedForwardReadout(nn.Module):
     "A network on [query, feature] of each point: q (b, N, C), features (v, F) or (b, v, F) to `outputs` of (b, v)."
-    limit = 40_000_000          # numbers in its hidden layers that may be kept: 160 MB a layer
-    def __init__(self, channels: int, features: int | None = None, outputs: int = 1, hidden: tuple = (32,)):
+
+    limit = 40_000_000  # numbers in its hidden layers that may be kept: 160 MB a layer
+
+    def __init__(
+        self, channels: int, features: int | None = None, outputs: int = 1, hidden: tuple = (32,)
+    ):
         super().__init__()
         self.net = mlp([channels + (features or channels), *hidden, outputs])
 
     def forward(self, regions, q: Tensor, features: Tensor) -> list:
-        def read(spread, features): return self.net(torch.cat([spread, features], -1))
+        def read(spread, features):
+            return self.net(torch.cat([spread, features], -1))
+
         rows = max(1, self.limit // (features.shape[-2] * self.net[0].out_features))
-        return list(in_parts(read, rows, regions.spread(q), features.expand(len(q), -1, -1)).unbind(-1))
+        return list(
+            in_parts(read, rows, regions.spread(q), features.expand(len(q), -1, -1)).unbind(-1)
+        )
 
 # %% ../../nbs/model/03_transformer.ipynb #8a7bf73c
-def partition(points: Tensor,      # (v, 3) px, the same for all images, or (b, k, 3)
-              bounds: Tensor,      # (2, 3)
-              config):
+def partition(
+    points: Tensor,  # (v, 3) px, the same for all images, or (b, k, 3)
+    bounds: Tensor,  # (2, 3)
+    config,
+):
     "How queries reach points."
-    if not config.deformation_blocks: return Whole(points)
-    return (Regions if points.ndim == 2 else MovingRegions)(points, bounds, config.queries, config.interpolation)
+    if not config.deformation_blocks:
+        return Whole(points)
+    return (Regions if points.ndim == 2 else MovingRegions)(
+        points, bounds, config.queries, config.interpolation
+    )
+
 
 def make_decoder(config, outputs: int = 1) -> tuple[nn.Module, nn.Module]:
     "The transformer and the readout; spatial features have outputs * channels numbers."
     c, features = config, outputs * config.channels
-    if not c.deformation_blocks: return LatentQuery(), FeedForwardReadout(c.latent_dim, features, outputs, hidden=(32, 32))
-    transformer = DeformationTransformer(c.latent_dim, c.queries, c.channels, c.blocks, c.heads, c.tokens, features, c.spatial_attention)
-    return transformer, DotReadout() if c.readout == "dot" else FeedForwardReadout(c.channels, features, outputs)
+    if not c.deformation_blocks:
+        return LatentQuery(), FeedForwardReadout(c.latent_dim, features, outputs, hidden=(32, 32))
+    transformer = DeformationTransformer(
+        c.latent_dim,
+        c.queries,
+        c.channels,
+        c.blocks,
+        c.heads,
+        c.tokens,
+        features,
+        c.spatial_attention,
+    )
+    return transformer, DotReadout() if c.readout == "dot" else FeedForwardReadout(
+        c.channels, features, outputs
+    )

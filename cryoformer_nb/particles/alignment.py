@@ -18,35 +18,41 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .consensus import Consensus, consensus, padded
-from ..imaging.ctf import ctf
 from ..core.fourier import frequencies, rfft2c
-from .particles import Particles, evenly
-from ..imaging.projector import lattice_coordinates
 from ..core.rotations import geodesic_angle, rotvec_to_matrix
+from ..imaging.ctf import ctf
+from ..imaging.projector import lattice_coordinates
+from .consensus import Consensus, consensus, padded
+from .particles import Particles, evenly
 
 # %% ../../nbs/particles/05_alignment.ipynb #c5c0a1d7
-def transform_table(volume: Tensor,     # (D, D, D)
-                    shell: float,       # largest radius to be read, in 1/D
-                    slopes: bool = False
-                    ) -> Tensor:        # (2 or 8, m, m, m): re and im of the transform, and of its slopes along x, y, z
+def transform_table(
+    volume: Tensor,  # (D, D, D)
+    shell: float,  # largest radius to be read, in 1/D
+    slopes: bool = False,
+) -> Tensor:  # (2 or 8, m, m, m): re and im of the transform, and of its slopes along x, y, z
     "The transform of a map around the origin, on a grid of spacing D/P, P = `padded(D)`; to be read by `read_table`."
     box, fine = volume.shape[-1], padded(volume.shape[-1])
     x = torch.arange(box, device=volume.device) - box // 2
-    sinc2 = torch.sinc(x / fine)**2                                  # trilinear reading blurs the table; this undoes it
+    sinc2 = torch.sinc(x / fine) ** 2  # trilinear reading blurs the table; this undoes it
     volume = volume / (sinc2[:, None, None] * sinc2[:, None] * sinc2)
-    weights = [torch.ones((), device=x.device), *(-2j * torch.pi / box * a for a in (x, x[:, None], x[:, None, None]))]
+    weights = [
+        torch.ones((), device=x.device),
+        *(-2j * torch.pi / box * a for a in (x, x[:, None], x[:, None, None])),
+    ]
     half, pad, tables = math.ceil(fine / box * shell) + 1, (fine - box) // 2, []
-    for w in weights[:4 if slopes else 1]:
+    for w in weights[: 4 if slopes else 1]:
         full = torch.fft.fftn(torch.fft.ifftshift(F.pad(volume * w, (pad,) * 6)))
         near = torch.arange(-half, half + 1, device=x.device) % fine
         tables.append(torch.view_as_real(full[near][:, near][:, :, near].to(torch.complex64)))
     return torch.stack(tables).movedim(-1, 1).flatten(0, 1).contiguous()
 
-def read_table(table: Tensor,           # (c, m, m, m)
-               points: Tensor,          # (..., 3) xyz in units of 1/D
-               spacing: float           # D/P
-               ) -> Tensor:             # (..., c/2) complex
+
+def read_table(
+    table: Tensor,  # (c, m, m, m)
+    points: Tensor,  # (..., 3) xyz in units of 1/D
+    spacing: float,  # D/P
+) -> Tensor:  # (..., c/2) complex
     "The transform at any points, trilinear."
     grid = points / (spacing * (table.shape[-1] // 2))
     out = F.grid_sample(table[None], grid.reshape(1, 1, 1, -1, 3), align_corners=True)[0, :, 0, 0]
@@ -57,20 +63,28 @@ def half_plane(box: int, shell: float, device=None) -> tuple[Tensor, Tensor]:
     "Mask (D, D//2+1) of one of each pair k, -k with 0 < |k| <= shell, and those frequencies (k, 3) in units of 1/D, z = 0."
     f = frequencies(box, device=device) * box
     kx, ky = f.unbind(-1)
-    keep = (f.norm(dim=-1) <= shell + 1e-3) & ((kx > 0) | ((kx == 0) & (ky > 0))) & (kx.abs() < box // 2) & (ky.abs() < box // 2)
+    keep = (
+        (f.norm(dim=-1) <= shell + 1e-3)
+        & ((kx > 0) | ((kx == 0) & (ky > 0)))
+        & (kx.abs() < box // 2)
+        & (ky.abs() < box // 2)
+    )
     return keep, F.pad(f[keep], (0, 1))
+
 
 class Views(NamedTuple):
     "Coefficients of a batch up to a shell, in units of the noise."
-    y: Tensor      # (b, k) complex
-    h: Tensor      # (b, k) CTF over noise
-    k: Tensor      # (k, 3) units of 1/D
+
+    y: Tensor  # (b, k) complex
+    h: Tensor  # (b, k) CTF over noise
+    k: Tensor  # (k, 3) units of 1/D
     box: int
 
     def phase(self, t: Tensor) -> Tensor:
         "e^{2 pi i k t} for shifts t (..., 2) px: (..., k)."
         angle = 2 * torch.pi / self.box * t @ self.k[:, :2].mT
         return torch.polar(torch.ones_like(angle), angle)
+
 
 def read_views(particles: Particles, rows, noise: Tensor, shell: float) -> Views:
     "Read images and keep what lies within `shell`."
@@ -86,58 +100,76 @@ def lattice_ball(radius: float, step: float, dim: int) -> Tensor:
     points = points[points.norm(dim=-1) <= radius + 1e-6]
     return points[points.norm(dim=-1).argsort(stable=True)]
 
-def search(views: Views,
-           table: Tensor,           # from `transform_table`
-           R: Tensor,               # (b, 3, 3)
-           t: Tensor,               # (b, 2) px
-           turns: Tensor,           # (c, 3) rad, axis-angle vectors
-           moves: Tensor            # (s, 2) px
-           ) -> tuple[Tensor, Tensor]:
+
+def search(
+    views: Views,
+    table: Tensor,  # from `transform_table`
+    R: Tensor,  # (b, 3, 3)
+    t: Tensor,  # (b, 2) px
+    turns: Tensor,  # (c, 3) rad, axis-angle vectors
+    moves: Tensor,  # (s, 2) px
+) -> tuple[Tensor, Tensor]:
     "The best of all `turns` and `moves` about each pose."
     W, spacing = rotvec_to_matrix(turns), views.box / padded(views.box)
-    points = torch.einsum("ki,cij,bjl->bckl", views.k, W, R)                        # (W R)^T k
+    points = torch.einsum("ki,cij,bjl->bckl", views.k, W, R)  # (W R)^T k
     predicted = read_table(table, points, spacing)[..., 0] * views.h[:, None]
     z = predicted.conj() * (views.y * views.phase(t).conj())[:, None]
-    turned = views.phase(moves)                                                      # (s, k)
-    score = torch.view_as_real(z).flatten(2) @ torch.view_as_real(turned).flatten(1).mT - predicted.abs().square().sum(-1)[..., None] / 2
+    turned = views.phase(moves)  # (s, k)
+    score = (
+        torch.view_as_real(z).flatten(2) @ torch.view_as_real(turned).flatten(1).mT
+        - predicted.abs().square().sum(-1)[..., None] / 2
+    )
     best = score.flatten(1).argmax(1)
     return W[best // len(moves)] @ R, t + moves[best % len(moves)]
 
 # %% ../../nbs/particles/05_alignment.ipynb #3d2592c0
 def prediction(views: Views, table: Tensor, R: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     "Predicted coefficients (b, k) and their slopes (b, k, 5) in turns about x, y, z (rad) and shifts (px)."
-    values = read_table(table, torch.einsum("ki,bij->bkj", views.k, R), views.box / padded(views.box))
+    values = read_table(
+        table, torch.einsum("ki,bij->bkj", views.k, R), views.box / padded(views.box)
+    )
     factor = views.h * views.phase(t)
     predicted = values[..., 0] * factor
-    around = torch.linalg.cross(views.k[:, None], torch.eye(3, device=R.device).expand(len(views.k), 3, 3))     # -(e_j x k)
-    directions = torch.einsum("kji,bil->bkjl", around, R)                            # R^T of them
+    around = torch.linalg.cross(
+        views.k[:, None], torch.eye(3, device=R.device).expand(len(views.k), 3, 3)
+    )  # -(e_j x k)
+    directions = torch.einsum("kji,bil->bkjl", around, R)  # R^T of them
     turns = (directions * values[..., None, 1:]).sum(-1) * factor[..., None]
     shifts = predicted[..., None] * (2j * torch.pi / views.box) * views.k[:, :2]
     return predicted, torch.cat([turns, shifts], -1)
+
 
 def limited(x: Tensor, longest: float) -> Tensor:
     "Vectors (..., n) shortened to `longest`."
     return x * (longest / x.norm(dim=-1, keepdim=True).clamp(min=1e-9)).clamp(max=1)
 
-def newton_step(J: Tensor,          # (b, k, 5) complex slopes
-                residual: Tensor,   # (b, k) complex, measured minus predicted
-                damping: Tensor     # (b,)
-                ) -> tuple[Tensor, Tensor]:   # turns (b, 3) rad and moves (b, 2) px
+
+def newton_step(
+    J: Tensor,  # (b, k, 5) complex slopes
+    residual: Tensor,  # (b, k) complex, measured minus predicted
+    damping: Tensor,  # (b,)
+) -> tuple[Tensor, Tensor]:  # turns (b, 3) rad and moves (b, 2) px
     "A damped Gauss-Newton step, at most 0.3 rad and 2 px."
-    J, residual = torch.view_as_real(J).movedim(-1, 1).flatten(1, 2), torch.view_as_real(residual).movedim(-1, 1).flatten(1)
+    J, residual = (
+        torch.view_as_real(J).movedim(-1, 1).flatten(1, 2),
+        torch.view_as_real(residual).movedim(-1, 1).flatten(1),
+    )
     A, b = J.mT @ J, J.mT @ residual[..., None]
     diagonal = A.diagonal(dim1=1, dim2=2)
-    A = A + torch.diag_embed(damping[:, None] * diagonal + 1e-6 * diagonal.mean(1, keepdim=True) + 1e-12)
+    A = A + torch.diag_embed(
+        damping[:, None] * diagonal + 1e-6 * diagonal.mean(1, keepdim=True) + 1e-12
+    )
     x = torch.linalg.solve(A, b)[..., 0]
     return limited(x[:, :3], 0.3), limited(x[:, 3:], 2.0)
 
 # %% ../../nbs/particles/05_alignment.ipynb #886fe705
-def levenberg_marquardt(predict,        # (R, t) -> predicted coefficients (b, k) and their slopes (b, k, 5)
-                        y: Tensor,      # (b, k) measured
-                        R: Tensor,      # (b, 3, 3)
-                        t: Tensor,      # (b, 2) px
-                        steps: int
-                        ) -> tuple[Tensor, Tensor]:
+def levenberg_marquardt(
+    predict,  # (R, t) -> predicted coefficients (b, k) and their slopes (b, k, 5)
+    y: Tensor,  # (b, k) measured
+    R: Tensor,  # (b, 3, 3)
+    t: Tensor,  # (b, 2) px
+    steps: int,
+) -> tuple[Tensor, Tensor]:
     "Polish poses with damped Gauss-Newton steps; no pose gets worse."
     damping = torch.full((len(R),), 1e-3, device=R.device)
     predicted, J = predict(R, t)
@@ -147,31 +179,49 @@ def levenberg_marquardt(predict,        # (R, t) -> predicted coefficients (b, k
         predicted2, J2 = predict(R2, t2)
         better = (y - predicted2).abs().square().sum(-1) < (y - predicted).abs().square().sum(-1)
         choose = lambda new, old: torch.where(better.view(-1, *[1] * (old.dim() - 1)), new, old)
-        R, t, predicted, J = choose(R2, R), choose(t2, t), choose(predicted2, predicted), choose(J2, J)
+        R, t, predicted, J = (
+            choose(R2, R),
+            choose(t2, t),
+            choose(predicted2, predicted),
+            choose(J2, J),
+        )
         damping = torch.where(better, damping / 5, damping * 10)
     return R, t
 
-def newton(views: Views, table: Tensor, R: Tensor, t: Tensor, steps: int = 3) -> tuple[Tensor, Tensor]:
+
+def newton(
+    views: Views, table: Tensor, R: Tensor, t: Tensor, steps: int = 3
+) -> tuple[Tensor, Tensor]:
     "Polish poses against the map of a table."
     return levenberg_marquardt(lambda R, t: prediction(views, table, R, t), views.y, R, t, steps)
 
 # %% ../../nbs/particles/05_alignment.ipynb #a28bfb0c
 class Round(NamedTuple):
     "What one round of the march does."
-    shell: float        # 1/D
-    angle: float        # rad, radius of the search; 0: Newton only
+
+    shell: float  # 1/D
+    angle: float  # rad, radius of the search; 0: Newton only
     shift_px: float
+
 
 def search_grids(round_: Round, box: int) -> tuple[Tensor, Tensor]:
     "Turns (c, 3) rad and moves (s, 2) px of a round's search; steps that its resolution can tell apart."
-    return lattice_ball(round_.angle, 1.5 / round_.shell, 3), lattice_ball(round_.shift_px, box / (6.4 * round_.shell), 2)
+    return lattice_ball(round_.angle, 1.5 / round_.shell, 3), lattice_ball(
+        round_.shift_px, box / (6.4 * round_.shell), 2
+    )
+
 
 def march(angle: float, shift_px: float, box: int, searches: int = 7, polishes: int = 6) -> list:
     "The rounds: shell 5 and upwards; search within `angle` (rad) and `shift_px` first, less and less, then Newton steps up to Nyquist's shell."
     shells = [5.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0][:searches]
-    rounds = [Round(s, max(angle * 5 / s, 1.5 / s), max(shift_px * (5 / s)**2, box / (6.4 * s))) for s in shells]
+    rounds = [
+        Round(s, max(angle * 5 / s, 1.5 / s), max(shift_px * (5 / s) ** 2, box / (6.4 * s)))
+        for s in shells
+    ]
     top = box // 2 - 2
-    return rounds + [Round(s, 0.0, 0.0) for s in torch.linspace(min(12, top), top, polishes).tolist()]
+    return rounds + [
+        Round(s, 0.0, 0.0) for s in torch.linspace(min(12, top), top, polishes).tolist()
+    ]
 
 # %% ../../nbs/particles/05_alignment.ipynb #cf990ffb
 def trust(views: Views, table: Tensor, R: Tensor, t: Tensor) -> Tensor:
@@ -182,13 +232,26 @@ def trust(views: Views, table: Tensor, R: Tensor, t: Tensor) -> Tensor:
     return (total / torch.bincount(shell).clamp(min=1))[shell].clamp(min=1).rsqrt()
 
 # %% ../../nbs/particles/05_alignment.ipynb #9ab39514
-def refine_once(particles: Particles, average: Consensus, round_: Round, memory: int = 3_000_000) -> tuple[Tensor, Tensor]:
+def refine_once(
+    particles: Particles, average: Consensus, round_: Round, memory: int = 3_000_000
+) -> tuple[Tensor, Tensor]:
     "Rotations and shifts of all particles after one round against the average map."
     box, shell, noise = particles.box, round_.shell, average.noise
     reach = lattice_coordinates(box, average.support).norm(dim=-1).max()
-    ball = (1 + (reach + 2 - lattice_coordinates(box).norm(dim=-1)) / 4).clamp(0, 1).reshape(box, box, box)
-    table, (turns, moves) = transform_table(average.volume * ball, shell, slopes=True), search_grids(round_, box)
-    R, t, sample = particles.rotations.clone(), particles.shifts_px.clone(), evenly(len(particles), 500)
+    ball = (
+        (1 + (reach + 2 - lattice_coordinates(box).norm(dim=-1)) / 4)
+        .clamp(0, 1)
+        .reshape(box, box, box)
+    )
+    table, (turns, moves) = (
+        transform_table(average.volume * ball, shell, slopes=True),
+        search_grids(round_, box),
+    )
+    R, t, sample = (
+        particles.rotations.clone(),
+        particles.shifts_px.clone(),
+        evenly(len(particles), 500),
+    )
     factor = trust(read_views(particles, sample, noise, shell), table, R[sample], t[sample])
     for rows in torch.arange(len(particles)).split(256):
         views = read_views(particles, rows, noise, shell)
@@ -196,28 +259,47 @@ def refine_once(particles: Particles, average: Consensus, round_: Round, memory:
         if round_.angle:
             for part in torch.arange(len(rows)).split(max(1, memory // (len(factor) * len(turns)))):
                 some = views._replace(y=views.y[part], h=views.h[part])
-                R[rows[part]], t[rows[part]] = search(some, table[:2], R[rows[part]], t[rows[part]], turns, moves)
+                R[rows[part]], t[rows[part]] = search(
+                    some, table[:2], R[rows[part]], t[rows[part]], turns, moves
+                )
         R[rows], t[rows] = newton(views, table, R[rows], t[rows])
     return R, t
 
 # %% ../../nbs/particles/05_alignment.ipynb #1197f5d7
-def align(particles: Particles,
-          angle: float = 0.9,            # rad, how wrong rotations may be
-          shift_px: float = 6.0,         # px, how wrong shifts may be
-          limit: int = 20000,            # particles averaged at most
-          progress: bool = False,
-          callback=None,                 # called with (round number, rotations, shifts) after each round
-          deadline: float = math.inf     # time.perf_counter() after which no round is begun
-          ) -> Particles:
+def align(
+    particles: Particles,
+    angle: float = 0.9,  # rad, how wrong rotations may be
+    shift_px: float = 6.0,  # px, how wrong shifts may be
+    limit: int = 20000,  # particles averaged at most
+    progress: bool = False,
+    callback=None,  # called with (round number, rotations, shifts) after each round
+    deadline: float = math.inf,  # time.perf_counter() after which no round is begun
+) -> Particles:
     "Refine the poses of `particles` against their own average, coarse to fine; returns the set with refined poses. `InputError` if no map stands out of the noise."
     rounds = march(angle, shift_px, particles.box)
-    for number, round_ in enumerate(tqdm(rounds, disable=not progress, desc="aligning", bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed}<{remaining}")):
-        if time.perf_counter() > deadline: break
+    for number, round_ in enumerate(
+        tqdm(
+            rounds,
+            disable=not progress,
+            desc="aligning",
+            bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed}<{remaining}",
+        )
+    ):
+        if time.perf_counter() > deadline:
+            break
         average = consensus(particles, limit=limit)
-        agreed = (average.fsc.value[1:] < 0.5).argmax() if (average.fsc.value[1:] < 0.5).any() else particles.box // 2
-        R, t = refine_once(particles, average, round_._replace(shell=min(round_.shell, max(float(agreed), 6.0))))
+        agreed = (
+            (average.fsc.value[1:] < 0.5).argmax()
+            if (average.fsc.value[1:] < 0.5).any()
+            else particles.box // 2
+        )
+        R, t = refine_once(
+            particles, average, round_._replace(shell=min(round_.shell, max(float(agreed), 6.0)))
+        )
         moved = geodesic_angle(R, particles.rotations).median()
         particles = replace(particles, rotations=R, shifts_px=t)
-        if callback: callback(number, R, t)
-        if not round_.angle and moved < 0.1 / round_.shell: break            # a tenth of what the shell can tell apart
+        if callback:
+            callback(number, R, t)
+        if not round_.angle and moved < 0.1 / round_.shell:
+            break  # a tenth of what the shell can tell apart
     return particles

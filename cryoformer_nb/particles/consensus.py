@@ -14,22 +14,25 @@ import torch
 from torch import Tensor
 
 from ..core.conventions import InputError
-from ..imaging.ctf import ctf
 from ..core.fourier import fftc3, frequencies, ifftc3, rfft2c, shell_index
 from ..core.fsc import FSC, fsc
+from ..imaging.ctf import ctf
 from .masks import support_from_map
 from .particles import Particles, evenly
 
 # %% ../../nbs/particles/04_consensus.ipynb #5f12509f
-def insert_slices(values: Tensor,       # (b, k) complex samples, already times the CTF
-                  weights: Tensor,      # (b, k) their weights, CTF squared
-                  points: Tensor,       # (b, k, 3) xyz in units of 1/box
-                  total: Tensor,        # (D, D, D) complex, added to
-                  weight: Tensor        # (D, D, D), added to
-                  ) -> None:
+def insert_slices(
+    values: Tensor,  # (b, k) complex samples, already times the CTF
+    weights: Tensor,  # (b, k) their weights, CTF squared
+    points: Tensor,  # (b, k, 3) xyz in units of 1/box
+    total: Tensor,  # (D, D, D) complex, added to
+    weight: Tensor,  # (D, D, D), added to
+) -> None:
     "Share each sample between the eight Fourier voxels around it (layout of `fftc3`, axes z, y, x)."
     box = weight.shape[-1]
-    low = points.floor(); f = points - low; low = low.long()
+    low = points.floor()
+    f = points - low
+    low = low.long()
     for corner in torch.cartesian_prod(*[torch.arange(2)] * 3).to(points.device):
         share = torch.where(corner.bool(), f, 1 - f).prod(-1)
         x, y, z = ((low + corner) % box).unbind(-1)
@@ -38,98 +41,137 @@ def insert_slices(values: Tensor,       # (b, k) complex samples, already times 
         weight.view(-1).index_add_(0, index, (weights * share).flatten())
 
 # %% ../../nbs/particles/04_consensus.ipynb #9f18305c
-def noise_spectrum(images: Tensor        # (n, D, D) a sample of the set
-                   ) -> Tensor:          # (D, D//2+1) standard deviation of a Fourier coefficient of a pure-noise image / D
+def noise_spectrum(
+    images: Tensor,  # (n, D, D) a sample of the set
+) -> Tensor:  # (D, D//2+1) standard deviation of a Fourier coefficient of a pure-noise image / D
     "Radial noise amplitude from the image corners; white noise of variance s^2 gives s everywhere. Images with empty corners (masked ones) give that of the whole image."
     box = images.shape[-1]
     axis = torch.arange(box, device=images.device) - box // 2
-    radius = (axis[:, None]**2 + axis**2).sqrt() / (box / 2)
+    radius = (axis[:, None] ** 2 + axis**2).sqrt() / (box / 2)
     window = ((radius - 0.9) / 0.15).clamp(0, 1) ** 2
     centred = images - (images * window).sum((1, 2), keepdim=True) / window.sum()
-    if (centred.square() * window).sum() / window.sum() / len(images) < 1e-4 * images.var((1, 2)).mean(): window = torch.ones_like(window)
+    if (centred.square() * window).sum() / window.sum() / len(images) < 1e-4 * images.var(
+        (1, 2)
+    ).mean():
+        window = torch.ones_like(window)
     x = images - (images * window).sum((1, 2), keepdim=True) / window.sum()
     power = rfft2c(x * window).abs().square().mean(0) / window.square().sum()
     shell = shell_index(box, 2, images.device).clamp(max=box // 2)
     count = torch.bincount(shell.flatten())
-    radial = torch.zeros_like(count, dtype=power.dtype).index_add_(0, shell.flatten(), power.flatten()) / count
-    radial[:3] = radial[3]                                  # too few samples, and the window leaks there
-    return radial.clamp(min=1e-3 * radial.max())[shell].sqrt()   # filtered images have no noise at some frequencies: do not divide by it
+    radial = (
+        torch.zeros_like(count, dtype=power.dtype).index_add_(0, shell.flatten(), power.flatten())
+        / count
+    )
+    radial[:3] = radial[3]  # too few samples, and the window leaks there
+    return radial.clamp(min=1e-3 * radial.max())[
+        shell
+    ].sqrt()  # filtered images have no noise at some frequencies: do not divide by it
 
 # %% ../../nbs/particles/04_consensus.ipynb #856e3d9e
 def padded(box: int) -> int:
     "Box of the grid that slices are summed in."
     return 2 * box if box <= 160 else box
 
+
 def middle(volume: Tensor, box: int) -> Tensor:
     "The central `box` voxels of (..., P, P, P) along each axis."
     start = volume.shape[-1] // 2 - box // 2
-    return volume[..., start:start + box, start:start + box, start:start + box]
+    return volume[..., start : start + box, start : start + box, start : start + box]
 
-def back_project(particles: Particles,
-                 noise: Tensor,               # (D, D//2+1) from `noise_spectrum`
-                 limit: int = 20000,          # particles used at most, evenly spaced
-                 chunk: int = 100
-                 ) -> tuple[Tensor, Tensor]:  # numerator (2, P, P, P) complex and weight (2, P, P, P) of two halves
+
+def back_project(
+    particles: Particles,
+    noise: Tensor,  # (D, D//2+1) from `noise_spectrum`
+    limit: int = 20000,  # particles used at most, evenly spaced
+    chunk: int = 100,
+) -> tuple[Tensor, Tensor]:  # numerator (2, P, P, P) complex and weight (2, P, P, P) of two halves
     "Sums of CTF times image and CTF squared over the slices of each half, in whitened units, on the grid of a box P = `padded(D)`."
     box, rows = particles.box, evenly(len(particles), limit)
     f, grid = frequencies(box), padded(box)
-    keep = (f.norm(dim=-1) * box < box // 2)
-    total, weight = torch.zeros(2, grid, grid, grid, dtype=torch.complex64), torch.zeros(2, grid, grid, grid)
+    keep = f.norm(dim=-1) * box < box // 2
+    total, weight = (
+        torch.zeros(2, grid, grid, grid, dtype=torch.complex64),
+        torch.zeros(2, grid, grid, grid),
+    )
     in_first = np.isin(rows, particles.half_rows(strict=False)[0])
     for half in (0, 1):
-        for i in np.array_split(mine := rows[in_first == (half == 0)], max(1, -(-len(mine) // chunk))):
+        for i in np.array_split(
+            mine := rows[in_first == (half == 0)], max(1, -(-len(mine) // chunk))
+        ):
             h = ctf(particles.ctf_params[i], box, particles.pixel_size)[:, keep] / noise[keep]
             phase = -2 * torch.pi * torch.einsum("kf,bf->bk", f[keep], particles.shifts_px[i])
-            y = rfft2c(particles.images(i))[:, keep] / noise[keep] * torch.polar(torch.ones_like(phase), phase)
-            points = torch.einsum("kf,bfi->bki", f[keep] * grid, particles.rotations[i][:, :2])      # R^T (k, 0)
+            y = (
+                rfft2c(particles.images(i))[:, keep]
+                / noise[keep]
+                * torch.polar(torch.ones_like(phase), phase)
+            )
+            points = torch.einsum(
+                "kf,bfi->bki", f[keep] * grid, particles.rotations[i][:, :2]
+            )  # R^T (k, 0)
             insert_slices(y * h, h**2, points, total[half], weight[half])
-    mirror = lambda v: v.flip(-1, -2, -3).roll((1, 1, 1), (-1, -2, -3))   # Friedel: the half plane stands for the whole
+    mirror = lambda v: v.flip(-1, -2, -3).roll(
+        (1, 1, 1), (-1, -2, -3)
+    )  # Friedel: the half plane stands for the whole
     return total + mirror(total).conj(), weight + mirror(weight)
 
 # %% ../../nbs/particles/04_consensus.ipynb #42666bab
 def wiener(total: Tensor, weight: Tensor, inverse_prior, box: int) -> Tensor:
     "Divide the sums (..., P, P, P), keep the middle and undo the gridding: the map (..., D, D, D)."
-    sinc2 = torch.sinc((torch.arange(box) - box // 2) / weight.shape[-1])**2
-    return middle(ifftc3(total / (weight + inverse_prior)), box) / (sinc2[:, None, None] * sinc2[:, None] * sinc2)
+    sinc2 = torch.sinc((torch.arange(box) - box // 2) / weight.shape[-1]) ** 2
+    return middle(ifftc3(total / (weight + inverse_prior)), box) / (
+        sinc2[:, None, None] * sinc2[:, None] * sinc2
+    )
+
 
 def shell_mean(x: Tensor) -> Tensor:
     "Mean of (D, D, D) (layout of `fftc3`) over each shell 0..D/2."
     box = x.shape[-1]
     shell = shell_index(box, 3).clamp(max=box // 2 + 1).flatten()
     count = torch.bincount(shell, minlength=box // 2 + 2)
-    return (torch.zeros(box // 2 + 2, dtype=x.dtype).index_add_(0, shell, x.flatten()) / count)[:box // 2 + 1]
+    return (torch.zeros(box // 2 + 2, dtype=x.dtype).index_add_(0, shell, x.flatten()) / count)[
+        : box // 2 + 1
+    ]
 
 # %% ../../nbs/particles/04_consensus.ipynb #4985d30b
-def guinier_width(power: Tensor,        # (s,) cross power of the half maps by shell
-                  curve: np.ndarray,    # (s,) their FSC
-                  box: int,
-                  pixel_size: float,    # A
-                  start: float = 10.0   # A, from where the power is taken as flat
-                  ) -> float:           # A
+def guinier_width(
+    power: Tensor,  # (s,) cross power of the half maps by shell
+    curve: np.ndarray,  # (s,) their FSC
+    box: int,
+    pixel_size: float,  # A
+    start: float = 10.0,  # A, from where the power is taken as flat
+) -> float:  # A
     "Gaussian width of a scatterer from the slope of log power, over the shells from `start` A to where the FSC falls under 0.143; at most 1 pixel."
     s = np.arange(len(curve)) / (box * pixel_size)
-    believed = np.cumprod(np.where(s > 1 / start, curve > 0.143, True)).astype(bool) & (s > 1 / start) & (power.numpy() > 0)
-    if believed.sum() < 4: return 0.5 * pixel_size
-    slope = np.polyfit(s[believed]**2, np.log(power.numpy()[believed]), 1)[0]
+    believed = (
+        np.cumprod(np.where(s > 1 / start, curve > 0.143, True)).astype(bool)
+        & (s > 1 / start)
+        & (power.numpy() > 0)
+    )
+    if believed.sum() < 4:
+        return 0.5 * pixel_size
+    slope = np.polyfit(s[believed] ** 2, np.log(power.numpy()[believed]), 1)[0]
     return float(np.clip(np.sqrt(max(-slope, 0) / (4 * np.pi**2)), 0.3 * pixel_size, pixel_size))
 
 # %% ../../nbs/particles/04_consensus.ipynb #45b9c801
 class Consensus(NamedTuple):
     "What back-projection says about a particle set; maps in units of the noise."
-    volume: Tensor        # (D, D, D) Wiener-filtered map
-    halves: Tensor        # (2, D, D, D)
-    fsc: FSC              # of the halves inside the support
-    support: Tensor       # (D, D, D) bool: where density can be
-    noise: Tensor         # (D, D//2+1) noise amplitude of an image
-    width: float          # A, Gaussian width of a scatterer
+
+    volume: Tensor  # (D, D, D) Wiener-filtered map
+    halves: Tensor  # (2, D, D, D)
+    fsc: FSC  # of the halves inside the support
+    support: Tensor  # (D, D, D) bool: where density can be
+    noise: Tensor  # (D, D//2+1) noise amplitude of an image
+    width: float  # A, Gaussian width of a scatterer
 
     def stored(self) -> dict:
         "Plain tensors and numbers for a checkpoint; the curve follows from the halves."
         return {k: v for k, v in self._asdict().items() if k != "fsc"}
 
+
 def half_fsc(halves: Tensor, support: Tensor, pixel_size: float) -> FSC:
     "FSC of the half maps (2, D, D, D) inside the support."
     return fsc(halves[0] * support, halves[1] * support, pixel_size)
+
 
 def consensus(particles: Particles, support: Tensor | None = None, limit: int = 20000) -> Consensus:
     "Back-project `particles` with their poses. `InputError` if no density stands out of the noise or the map is negative."
@@ -139,14 +181,20 @@ def consensus(particles: Particles, support: Tensor | None = None, limit: int = 
     box, grid = particles.box, weight.shape[-1]
     typical = shell_mean(weight.sum(0)).clamp(min=1e-6)
     halves = wiener(total, weight, 0.01 * typical.mean(), box)
-    if support is None: support = support_from_map(halves.mean(0), particles.pixel_size)
+    if support is None:
+        support = support_from_map(halves.mean(0), particles.pixel_size)
     curve = half_fsc(halves, support, particles.pixel_size)
     a, b = fftc3(halves * support)
     width = guinier_width(shell_mean((a * b.conj()).real), curve.value, box, particles.pixel_size)
     ssnr = (2 * curve.value / (1 - curve.value).clip(1e-3)).clip(1e-3, 1e3)
     ssnr = np.interp(np.arange(grid // 2 + 1) * box / grid, curve.shell, ssnr)
-    inverse_prior = (typical / torch.as_tensor(ssnr, dtype=torch.float32))[shell_index(grid, 3).clamp(max=grid // 2)]
+    inverse_prior = (typical / torch.as_tensor(ssnr, dtype=torch.float32))[
+        shell_index(grid, 3).clamp(max=grid // 2)
+    ]
     volume = wiener(total.sum(0), weight.sum(0), inverse_prior, box)
     inside = volume[support]
-    if inside.mean() <= 0: raise InputError(f"{particles.path}: expected bright particles, found a negative average map; use --invert")
+    if inside.mean() <= 0:
+        raise InputError(
+            f"{particles.path}: expected bright particles, found a negative average map; use --invert"
+        )
     return Consensus(volume, halves, curve, support, noise, width)

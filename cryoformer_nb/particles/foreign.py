@@ -25,55 +25,114 @@ from .star import ANGLES, ORIGINS
 _SHARED = ["rlnImagePixelSize", "rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast"]
 _OWN = ["rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle", "rlnPhaseShift"]
 
-def set_ctf(blocks: dict,             # "particles" and, if there is one, "optics"
-            pixel_size,               # A, (N,) or a number
-            ctf_params: np.ndarray,   # (N, 7) in the order of ctf.CTF_COLUMNS
-            box: int
-            ) -> dict:
+
+def set_ctf(
+    blocks: dict,  # "particles" and, if there is one, "optics"
+    pixel_size,  # A, (N,) or a number
+    ctf_params: np.ndarray,  # (N, 7) in the order of ctf.CTF_COLUMNS
+    box: int,
+) -> dict:
     "The blocks with this pixel size and CTF for every particle, in new optics groups."
     table, count = blocks["particles"], len(blocks["particles"])
     p = np.asarray(ctf_params, dtype=np.float64)
-    shared = np.column_stack([np.broadcast_to(pixel_size, count), p[:, 3:6]]).astype(np.float64).round(6)
+    shared = (
+        np.column_stack([np.broadcast_to(pixel_size, count), p[:, 3:6]]).astype(np.float64).round(6)
+    )
     groups, index = np.unique(shared, axis=0, return_inverse=True)
-    optics = pd.DataFrame({"rlnOpticsGroupName": [f"opticsGroup{k + 1}" for k in range(len(groups))], "rlnOpticsGroup": np.arange(len(groups)) + 1,
-                           **dict(zip(_SHARED, groups.T)), "rlnImageSize": box, "rlnImageDimensionality": 2})
-    gone = [c for c in table if c in _SHARED + _OWN + ["rlnOpticsGroup", "rlnPixelSize", "rlnDetectorPixelSize", "rlnMagnification"]]
-    table = table.drop(columns=gone).assign(rlnOpticsGroup=index.ravel() + 1, **dict(zip(_OWN, p[:, [0, 1, 2, 6]].T)))
+    optics = pd.DataFrame(
+        {
+            "rlnOpticsGroupName": [f"opticsGroup{k + 1}" for k in range(len(groups))],
+            "rlnOpticsGroup": np.arange(len(groups)) + 1,
+            **dict(zip(_SHARED, groups.T)),
+            "rlnImageSize": box,
+            "rlnImageDimensionality": 2,
+        }
+    )
+    gone = [
+        c
+        for c in table
+        if c
+        in _SHARED
+        + _OWN
+        + ["rlnOpticsGroup", "rlnPixelSize", "rlnDetectorPixelSize", "rlnMagnification"]
+    ]
+    table = table.drop(columns=gone).assign(
+        rlnOpticsGroup=index.ravel() + 1, **dict(zip(_OWN, p[:, [0, 1, 2, 6]].T))
+    )
     return {"optics": optics, "particles": table}
+
 
 def set_poses(blocks: dict, rotations, shifts_A) -> dict:
     "The blocks with these rotations (N, 3, 3) and shifts (N, 2) in A."
-    table = blocks["particles"].drop(columns=[c for c in blocks["particles"] if c in ("rlnOriginX", "rlnOriginY")])
+    table = blocks["particles"].drop(
+        columns=[c for c in blocks["particles"] if c in ("rlnOriginX", "rlnOriginY")]
+    )
     euler = matrix_to_euler(torch.as_tensor(np.asarray(rotations), dtype=torch.float64)).numpy()
-    return {**blocks, "particles": table.assign(**dict(zip(ANGLES, euler.round(6).T)), **dict(zip(ORIGINS, np.asarray(shifts_A, dtype=np.float64).round(6).T)))}
+    return {
+        **blocks,
+        "particles": table.assign(
+            **dict(zip(ANGLES, euler.round(6).T)),
+            **dict(zip(ORIGINS, np.asarray(shifts_A, dtype=np.float64).round(6).T)),
+        ),
+    }
 
 # %% ../../nbs/particles/01_foreign.ipynb #805e1340
 def _read_array(path) -> np.ndarray:
     "The structured array of a .cs file."
-    try: data = np.load(path, allow_pickle=False)
-    except FileNotFoundError as error: raise InputError(f"{path}: expected a cryoSPARC .cs file, found none; check the path") from error
+    try:
+        data = np.load(path, allow_pickle=False)
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{path}: expected a cryoSPARC .cs file, found none; check the path"
+        ) from error
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: expected a cryoSPARC .cs file in numpy's format, found one that cannot be read ({' '.join(str(error).split())}); export the particles again") from error
-    if data.dtype.names is None or "uid" not in data.dtype.names: raise InputError(f"{path}: expected a cryoSPARC particle table with the field uid, found {data.dtype}; give the particles .cs of a refinement")
-    if not len(data): raise InputError(f"{path}: expected at least one particle, found a table with zero rows; select particles again")
+        raise InputError(
+            f"{path}: expected a cryoSPARC .cs file in numpy's format, found one that cannot be read ({' '.join(str(error).split())}); export the particles again"
+        ) from error
+    if data.dtype.names is None or "uid" not in data.dtype.names:
+        raise InputError(
+            f"{path}: expected a cryoSPARC particle table with the field uid, found {data.dtype}; give the particles .cs of a refinement"
+        )
+    if not len(data):
+        raise InputError(
+            f"{path}: expected at least one particle, found a table with zero rows; select particles again"
+        )
     return data
+
 
 def _passthrough(path: Path) -> Path | None:
     "The passthrough file that belongs to a particles file, if it lies beside it and there is one only."
     job = re.search(r"(?:^|_)(J\d+)_", path.name)
-    found = [p for p in path.absolute().parent.glob("*passthrough_particles*.cs") if job and re.search(rf"(?:^|_){job[1]}_", p.name)]
+    found = [
+        p
+        for p in path.absolute().parent.glob("*passthrough_particles*.cs")
+        if job and re.search(rf"(?:^|_){job[1]}_", p.name)
+    ]
     return found[0] if len(found) == 1 and found[0] != path.absolute() else None
+
 
 def _fields(path, passthrough=None) -> dict:
     "All fields of a .cs file {name: (N, ...)}, those of the passthrough file in the same order of uids."
     path = Path(path)
     data = _read_array(path)
     fields = {name: data[name] for name in data.dtype.names}
-    other = passthrough or (None if fields.keys() >= {"blob/path", "ctf/df1_A", "alignments3D/pose"} else _passthrough(path))
-    if other is None: return fields
+    other = passthrough or (
+        None
+        if fields.keys() >= {"blob/path", "ctf/df1_A", "alignments3D/pose"}
+        else _passthrough(path)
+    )
+    if other is None:
+        return fields
     more = _read_array(other)
-    rows = pd.Index(more["uid"]).get_indexer(data["uid"]) if pd.Index(more["uid"]).is_unique else np.array([-1])
-    if (rows < 0).any(): raise InputError(f"{other}: expected the uids of {path.name}, found {int((rows < 0).sum())} of {len(data)} missing; give the passthrough file of the same job")
+    rows = (
+        pd.Index(more["uid"]).get_indexer(data["uid"])
+        if pd.Index(more["uid"]).is_unique
+        else np.array([-1])
+    )
+    if (rows < 0).any():
+        raise InputError(
+            f"{other}: expected the uids of {path.name}, found {int((rows < 0).sum())} of {len(data)} missing; give the passthrough file of the same job"
+        )
     return {**{name: more[name][rows] for name in more.dtype.names}, **fields}
 
 # %% ../../nbs/particles/01_foreign.ipynb #3ff61bcb
@@ -81,84 +140,193 @@ def cs_poses(path, f: dict | None = None) -> tuple:
     "Rotations (N, 3, 3) and shifts (N, 2) in A of a .cs file (or its fields `f`, if they are already read)."
     f = f or _fields(path)
     if "alignments3D/pose" not in f:
-        found = sorted({name.split("/")[0] for name in f if name.startswith("align")}) or ["no alignments"]
-        raise InputError(f"{path}: expected the pose of every particle (alignments3D/pose), found {', '.join(found)}; give the particles of a homogeneous or non-uniform refinement, with --passthrough if they are in that file")
-    pose, shift = f["alignments3D/pose"].astype(np.float64), f["alignments3D/shift"].astype(np.float64)
-    if not (np.isfinite(pose).all() and np.isfinite(shift).all()): raise InputError(f"{path}: expected finite poses, found NaN or infinity in alignments3D; refine again")
+        found = sorted({name.split("/")[0] for name in f if name.startswith("align")}) or [
+            "no alignments"
+        ]
+        raise InputError(
+            f"{path}: expected the pose of every particle (alignments3D/pose), found {', '.join(found)}; give the particles of a homogeneous or non-uniform refinement, with --passthrough if they are in that file"
+        )
+    pose, shift = (
+        f["alignments3D/pose"].astype(np.float64),
+        f["alignments3D/shift"].astype(np.float64),
+    )
+    if not (np.isfinite(pose).all() and np.isfinite(shift).all()):
+        raise InputError(
+            f"{path}: expected finite poses, found NaN or infinity in alignments3D; refine again"
+        )
     size = f.get("alignments3D/psize_A", f.get("blob/psize_A"))
-    if size is None: raise InputError(f"{path}: expected the pixel size of the shifts, found neither alignments3D/psize_A nor blob/psize_A; give --passthrough")
-    return rotvec_to_matrix(torch.tensor(pose)).mT.numpy(), shift * np.asarray(size, dtype=np.float64)[:, None]
+    if size is None:
+        raise InputError(
+            f"{path}: expected the pixel size of the shifts, found neither alignments3D/psize_A nor blob/psize_A; give --passthrough"
+        )
+    return rotvec_to_matrix(torch.tensor(pose)).mT.numpy(), shift * np.asarray(
+        size, dtype=np.float64
+    )[:, None]
 
-_CS_CTF = {"df1_A": 1.0, "df2_A": 1.0, "df_angle_rad": 180 / np.pi, "accel_kv": 1.0, "cs_mm": 1.0, "amp_contrast": 1.0, "phase_shift_rad": 180 / np.pi}
+
+_CS_CTF = {
+    "df1_A": 1.0,
+    "df2_A": 1.0,
+    "df_angle_rad": 180 / np.pi,
+    "accel_kv": 1.0,
+    "cs_mm": 1.0,
+    "amp_contrast": 1.0,
+    "phase_shift_rad": 180 / np.pi,
+}
+
 
 def read_cs(path, passthrough=None, poses: bool = True) -> tuple[dict, str]:
     "A cryoSPARC particle file as RELION blocks, and a note; `poses=False` if they come from elsewhere. `InputError` if images, poses or CTF are not in it."
     path = Path(path)
     f = _fields(path, passthrough)
-    for field, what in (("blob/path", "the images"), ("blob/idx", "the images"), ("blob/psize_A", "the pixel size"), ("blob/shape", "the box"), *((f"ctf/{k}", "the CTF") for k in _CS_CTF)):
-        if field not in f: raise InputError(f"{path}: expected {what} of every particle, found no field {field}; give the passthrough file of the job with --passthrough")
+    for field, what in (
+        ("blob/path", "the images"),
+        ("blob/idx", "the images"),
+        ("blob/psize_A", "the pixel size"),
+        ("blob/shape", "the box"),
+        *((f"ctf/{k}", "the CTF") for k in _CS_CTF),
+    ):
+        if field not in f:
+            raise InputError(
+                f"{path}: expected {what} of every particle, found no field {field}; give the passthrough file of the job with --passthrough"
+            )
     names = [n.decode() if isinstance(n, bytes) else str(n) for n in f["blob/path"]]
-    table = pd.DataFrame({"rlnImageName": [f"{i + 1:06d}@{n.lstrip('>')}" for i, n in zip(f["blob/idx"].astype(int), names)]})
-    blocks = set_ctf({"particles": table}, f["blob/psize_A"], np.stack([f[f"ctf/{k}"].astype(np.float64) * s for k, s in _CS_CTF.items()], 1).round(6), int(f["blob/shape"][0][0]))
-    if poses: blocks = set_poses(blocks, *cs_poses(path, f))
-    if "alignments3D/split" in f: blocks["particles"]["rlnRandomSubset"] = f["alignments3D/split"].astype(int) + 1
-    aberrations = [k for k in ("tilt_A", "trefoil_A", "tetra_A", "anisomag") if f"ctf/{k}" in f and (f[f"ctf/{k}"] != 0).any()]
+    table = pd.DataFrame(
+        {
+            "rlnImageName": [
+                f"{i + 1:06d}@{n.lstrip('>')}" for i, n in zip(f["blob/idx"].astype(int), names)
+            ]
+        }
+    )
+    blocks = set_ctf(
+        {"particles": table},
+        f["blob/psize_A"],
+        np.stack([f[f"ctf/{k}"].astype(np.float64) * s for k, s in _CS_CTF.items()], 1).round(6),
+        int(f["blob/shape"][0][0]),
+    )
+    if poses:
+        blocks = set_poses(blocks, *cs_poses(path, f))
+    if "alignments3D/split" in f:
+        blocks["particles"]["rlnRandomSubset"] = f["alignments3D/split"].astype(int) + 1
+    aberrations = [
+        k
+        for k in ("tilt_A", "trefoil_A", "tetra_A", "anisomag")
+        if f"ctf/{k}" in f and (f[f"ctf/{k}"] != 0).any()
+    ]
     return blocks, f"{', '.join(aberrations)} of the CTF ignored" if aberrations else ""
 
 # %% ../../nbs/particles/01_foreign.ipynb #78251901
-def write_cs(path,
-             names: list,              # image names, index@stack, counted from 1
-             rotations, shifts_px,     # (N, 3, 3), (N, 2) in pixels of the images
-             ctf_params,               # (N, 7) in the order of ctf.CTF_COLUMNS
-             box: int,
-             pixel_size: float,        # A
-             subset=None               # (N,) half set 1 or 2
-             ) -> Path:
+def write_cs(
+    path,
+    names: list,  # image names, index@stack, counted from 1
+    rotations,
+    shifts_px,  # (N, 3, 3), (N, 2) in pixels of the images
+    ctf_params,  # (N, 7) in the order of ctf.CTF_COLUMNS
+    box: int,
+    pixel_size: float,  # A
+    subset=None,  # (N,) half set 1 or 2
+) -> Path:
     "Write a cryoSPARC particle file."
     index, stacks = zip(*(name.split("@") for name in names))
     n, e = len(names), -matrix_to_rotvec(rotations)
-    columns = {"uid": np.arange(1, n + 1, dtype=np.uint64), "blob/path": np.array(stacks, dtype="S"), "blob/idx": np.array(index).astype(np.uint32) - 1, "blob/shape": np.full((n, 2), box, np.uint32),
-               "blob/psize_A": np.full(n, pixel_size, np.float32), **{f"ctf/{k}": (np.asarray(v, dtype=np.float64) / s).astype(np.float32) for (k, s), v in zip(_CS_CTF.items(), np.asarray(ctf_params).T)},
-               "alignments3D/pose": e.astype(np.float32), "alignments3D/shift": np.asarray(shifts_px, dtype=np.float32), "alignments3D/psize_A": np.full(n, pixel_size, np.float32),
-               "alignments3D/split": (np.arange(n) % 2 if subset is None else np.asarray(subset) - 1).astype(np.uint32)}
+    columns = {
+        "uid": np.arange(1, n + 1, dtype=np.uint64),
+        "blob/path": np.array(stacks, dtype="S"),
+        "blob/idx": np.array(index).astype(np.uint32) - 1,
+        "blob/shape": np.full((n, 2), box, np.uint32),
+        "blob/psize_A": np.full(n, pixel_size, np.float32),
+        **{
+            f"ctf/{k}": (np.asarray(v, dtype=np.float64) / s).astype(np.float32)
+            for (k, s), v in zip(_CS_CTF.items(), np.asarray(ctf_params).T)
+        },
+        "alignments3D/pose": e.astype(np.float32),
+        "alignments3D/shift": np.asarray(shifts_px, dtype=np.float32),
+        "alignments3D/psize_A": np.full(n, pixel_size, np.float32),
+        "alignments3D/split": (
+            np.arange(n) % 2 if subset is None else np.asarray(subset) - 1
+        ).astype(np.uint32),
+    }
     data = np.zeros(n, dtype=[(k, v.dtype, v.shape[1:]) for k, v in columns.items()])
-    for k, v in columns.items(): data[k] = v
+    for k, v in columns.items():
+        data[k] = v
     with atomic_path(path) as name:
-        with open(name, "wb") as file: np.save(file, data)
+        with open(name, "wb") as file:
+            np.save(file, data)
     return Path(path)
+
 
 def matrix_to_rotvec(R) -> np.ndarray:
     "Axis times angle (N, 3) of rotation matrices (N, 3, 3)."
     from scipy.spatial.transform import Rotation
+
     return Rotation.from_matrix(np.asarray(R, dtype=np.float64)).as_rotvec()
 
 # %% ../../nbs/particles/01_foreign.ipynb #5bc8b93b
 class _ArraysOnly(pickle.Unpickler):
     "Refuses everything but numpy arrays and plain containers."
-    allowed = {("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer"), ("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
+
+    allowed = {
+        ("multiarray", "_reconstruct"),
+        ("multiarray", "scalar"),
+        ("numeric", "_frombuffer"),
+        ("numpy", "ndarray"),
+        ("numpy", "dtype"),
+        ("_codecs", "encode"),
+    }
 
     def find_class(self, module, name):
-        if (module.rpartition(".")[2], name) in self.allowed and module.split(".")[0] in ("numpy", "_codecs"): return super().find_class(module, name)
+        if (module.rpartition(".")[2], name) in self.allowed and module.split(".")[0] in (
+            "numpy",
+            "_codecs",
+        ):
+            return super().find_class(module, name)
         raise pickle.UnpicklingError(f"an object of {module}.{name}, which is no array")
+
 
 def read_pickle(path):
     "The arrays of a pickle; `InputError` if it holds anything else."
-    try: return _ArraysOnly(io.BytesIO(Path(path).read_bytes())).load()
-    except FileNotFoundError as error: raise InputError(f"{path}: expected a pickle of arrays, found no file; check the path") from error
-    except Exception as error: raise InputError(f"{path}: expected a pickle of arrays as cryoDRGN writes it, found '{' '.join(str(error).split()) or type(error).__name__}'; write it again") from error
+    try:
+        return _ArraysOnly(io.BytesIO(Path(path).read_bytes())).load()
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{path}: expected a pickle of arrays, found no file; check the path"
+        ) from error
+    except Exception as error:
+        raise InputError(
+            f"{path}: expected a pickle of arrays as cryoDRGN writes it, found '{' '.join(str(error).split()) or type(error).__name__}'; write it again"
+        ) from error
+
 
 def read_pose_pickle(path, count: int) -> tuple:
     "Rotations (N, 3, 3) and shifts (N, 2) in fractions of the box (zero if the file has none) of a cryoDRGN poses.pkl; `InputError` if they are not those of `count` images."
     data = read_pickle(path)
     rotations, *rest = data if isinstance(data, (tuple, list)) else (data,)
     rotations = np.asarray(rotations, dtype=np.float64)
-    shifts = np.asarray(rest[0], dtype=np.float64) if rest and rest[0] is not None else np.zeros((len(rotations), 2))
+    shifts = (
+        np.asarray(rest[0], dtype=np.float64)
+        if rest and rest[0] is not None
+        else np.zeros((len(rotations), 2))
+    )
     if rotations.ndim != 3 or rotations.shape[1:] != (3, 3) or shifts.shape != (len(rotations), 2):
-        raise InputError(f"{path}: expected rotations (N, 3, 3) and shifts (N, 2), found {rotations.shape} and {shifts.shape}; is it the CTF pickle?")
-    if len(rotations) != count: raise InputError(f"{path}: expected the poses of {count} images, found {len(rotations)}; give the poses of this very stack")
-    if not np.allclose(rotations @ rotations.transpose(0, 2, 1), np.eye(3), atol=1e-3) or not np.isfinite(shifts).all() or (np.linalg.det(rotations) < 0).any():
-        raise InputError(f"{path}: expected rotation matrices and finite shifts, found others; write the poses again")
-    if abs(shifts).max() > 1: raise InputError(f"{path}: expected shifts as fractions of the box, found {abs(shifts).max():g}; they look like pixels, convert them with cryoDRGN's parse_pose commands")
+        raise InputError(
+            f"{path}: expected rotations (N, 3, 3) and shifts (N, 2), found {rotations.shape} and {shifts.shape}; is it the CTF pickle?"
+        )
+    if len(rotations) != count:
+        raise InputError(
+            f"{path}: expected the poses of {count} images, found {len(rotations)}; give the poses of this very stack"
+        )
+    if (
+        not np.allclose(rotations @ rotations.transpose(0, 2, 1), np.eye(3), atol=1e-3)
+        or not np.isfinite(shifts).all()
+        or (np.linalg.det(rotations) < 0).any()
+    ):
+        raise InputError(
+            f"{path}: expected rotation matrices and finite shifts, found others; write the poses again"
+        )
+    if abs(shifts).max() > 1:
+        raise InputError(
+            f"{path}: expected shifts as fractions of the box, found {abs(shifts).max():g}; they look like pixels, convert them with cryoDRGN's parse_pose commands"
+        )
     return rotations, shifts
 
 # %% ../../nbs/particles/01_foreign.ipynb #04745932
@@ -166,44 +334,91 @@ def read_ctf_pickle(path, count: int) -> tuple:
     "Box (N,), pixel size (N,) in A of the images that the CTF was estimated on, and parameters (N, 7) of a cryoDRGN ctf.pkl; `InputError` if they are not those of `count` images."
     data = read_pickle(path)
     if not isinstance(data, np.ndarray) or data.ndim != 2 or data.shape[1] != 9:
-        raise InputError(f"{path}: expected CTF parameters (N, 9), found {getattr(data, 'shape', type(data).__name__)}; is it the pose pickle?")
-    if len(data) != count: raise InputError(f"{path}: expected the CTF of {count} images, found {len(data)}; give the CTF of this very stack")
+        raise InputError(
+            f"{path}: expected CTF parameters (N, 9), found {getattr(data, 'shape', type(data).__name__)}; is it the pose pickle?"
+        )
+    if len(data) != count:
+        raise InputError(
+            f"{path}: expected the CTF of {count} images, found {len(data)}; give the CTF of this very stack"
+        )
     data = data.astype(np.float64)
-    if not np.isfinite(data).all() or (data[:, :2] <= 0).any(): raise InputError(f"{path}: expected finite numbers and a positive box and pixel size, found others; write the CTF again")
+    if not np.isfinite(data).all() or (data[:, :2] <= 0).any():
+        raise InputError(
+            f"{path}: expected finite numbers and a positive box and pixel size, found others; write the CTF again"
+        )
     return data[:, 0], data[:, 1], data[:, 2:]
+
 
 def write_pickles(folder, rotations, shifts_px, ctf_params, box: int, pixel_size: float) -> None:
     "Write cryoDRGN's poses.pkl and ctf.pkl into a folder; arguments as for `write_cs`."
     n, single = len(rotations), lambda x: np.asarray(x, dtype=np.float32)
-    contents = {"poses.pkl": (single(rotations), single(np.asarray(shifts_px, dtype=np.float64) / box)), "ctf.pkl": single(np.column_stack([np.full((n, 2), (box, pixel_size)), ctf_params]))}
+    contents = {
+        "poses.pkl": (single(rotations), single(np.asarray(shifts_px, dtype=np.float64) / box)),
+        "ctf.pkl": single(np.column_stack([np.full((n, 2), (box, pixel_size)), ctf_params])),
+    }
     for name, content in contents.items():
-        with atomic_path(Path(folder) / name) as temporary: Path(temporary).write_bytes(pickle.dumps(content))
+        with atomic_path(Path(folder) / name) as temporary:
+            Path(temporary).write_bytes(pickle.dumps(content))
 
 # %% ../../nbs/particles/01_foreign.ipynb #8d7b3396
 def read_stack_names(path) -> dict:
     "Blocks that only name the images of a stack (.mrcs, .mrc) or of the stacks that a .txt file lists."
     path = Path(path)
-    stacks = [path] if path.suffix != ".txt" else [Path(line.strip()) for line in _lines(path) if line.strip()]
-    if not stacks: raise InputError(f"{path}: expected the names of image stacks, one a line, found none; list the .mrcs files")
+    stacks = (
+        [path]
+        if path.suffix != ".txt"
+        else [Path(line.strip()) for line in _lines(path) if line.strip()]
+    )
+    if not stacks:
+        raise InputError(
+            f"{path}: expected the names of image stacks, one a line, found none; list the .mrcs files"
+        )
     names = []
     for stack in stacks:
-        file = stack if stack is path or (path.parent / stack).is_file() is False else path.parent / stack
-        if not file.is_file(): raise InputError(f"{path}: expected the stack {stack}, found no such file; check the path" if path.suffix == ".txt" else f"{path}: expected an image stack, found none; check the path")
+        file = (
+            stack
+            if stack is path or (path.parent / stack).is_file() is False
+            else path.parent / stack
+        )
+        if not file.is_file():
+            raise InputError(
+                f"{path}: expected the stack {stack}, found no such file; check the path"
+                if path.suffix == ".txt"
+                else f"{path}: expected an image stack, found none; check the path"
+            )
         names += [f"{k + 1:06d}@{stack}" for k in range(mrc_info(file).shape[0])]
     return {"particles": pd.DataFrame({"rlnImageName": names})}
 
+
 def _lines(path: Path) -> list:
-    try: return path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error: raise InputError(f"{path}: expected a text file that lists image stacks, found '{error}'; check the path") from error
+    try:
+        return path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{path}: expected a text file that lists image stacks, found '{error}'; check the path"
+        ) from error
+
 
 def find_inputs(folder, poses=None, ctf=None) -> tuple:
     "Particles, poses and CTF in a cryoDRGN folder, unless given; `InputError` if there is not exactly one of each."
     folder = Path(folder)
+
     def one(what, patterns, option):
         for pattern in patterns:
             found = sorted(folder.glob(pattern))
-            if len(found) == 1: return found[0]
-            if found: raise InputError(f"{folder}: expected one file of {what}, found {', '.join(f.name for f in found[:4])}; give the one you mean{option}")
-        raise InputError(f"{folder}: expected {what} ({' or '.join(patterns)}) as cryoDRGN uses them, found none; give a star or .cs file, or the files themselves{option}")
+            if len(found) == 1:
+                return found[0]
+            if found:
+                raise InputError(
+                    f"{folder}: expected one file of {what}, found {', '.join(f.name for f in found[:4])}; give the one you mean{option}"
+                )
+        raise InputError(
+            f"{folder}: expected {what} ({' or '.join(patterns)}) as cryoDRGN uses them, found none; give a star or .cs file, or the files themselves{option}"
+        )
+
     particles = one("particles", ("*.txt", "*.mrcs", "*.star"), " instead of the folder")
-    return particles, poses or one("poses", ("*pose*.pkl",), " with --pose-pkl"), ctf or one("CTF", ("*ctf*.pkl",), " with --ctf-pkl")
+    return (
+        particles,
+        poses or one("poses", ("*pose*.pkl",), " with --pose-pkl"),
+        ctf or one("CTF", ("*ctf*.pkl",), " with --ctf-pkl"),
+    )

@@ -17,58 +17,74 @@ from ..core.fourier import lowpass
 def sphere_mask(box: int, radius_px: float) -> torch.Tensor:
     "A ball (box, box, box) of bools around voxel box//2."
     k = torch.arange(box, dtype=torch.float32) - box // 2
-    return k[:, None, None]**2 + k[:, None]**2 + k**2 <= radius_px**2
+    return k[:, None, None] ** 2 + k[:, None] ** 2 + k**2 <= radius_px**2
+
 
 def _distance(mask) -> torch.Tensor:
     "Distance of each voxel to the nearest one inside the mask, in pixels; infinite if the mask is empty."
     mask = np.asarray(mask, dtype=bool)
-    if not mask.any(): return torch.full(mask.shape, torch.inf)
+    if not mask.any():
+        return torch.full(mask.shape, torch.inf)
     return torch.from_numpy(ndimage.distance_transform_edt(~mask)).float()
 
-def dilate(mask,       # (z, y, x) bool
-           px: float   # how far the mask grows
-           ) -> torch.Tensor:
+
+def dilate(
+    mask,  # (z, y, x) bool
+    px: float,  # how far the mask grows
+) -> torch.Tensor:
     "The voxels within `px` of the mask."
     return _distance(mask) <= px
 
-def soft_edge(mask,            # (z, y, x) bool
-              width_px: float  # from 1 to 0 over this distance
-              ) -> torch.Tensor:
+
+def soft_edge(
+    mask,  # (z, y, x) bool
+    width_px: float,  # from 1 to 0 over this distance
+) -> torch.Tensor:
     "A float mask: 1 inside, a raised-cosine fall outside, 0 beyond `width_px`."
     t = (_distance(mask) / max(width_px, 1e-6)).clamp(0, 1)
     return 0.5 + 0.5 * torch.cos(torch.pi * t)
 
 # %% ../../nbs/particles/03_masks.ipynb #19696579
-def largest_components(mask,                    # (z, y, x) bool
-                       fraction: float = 0.02,  # of the largest piece
-                       min_voxels: int = 1
-                       ) -> torch.Tensor:
+def largest_components(
+    mask,  # (z, y, x) bool
+    fraction: float = 0.02,  # of the largest piece
+    min_voxels: int = 1,
+) -> torch.Tensor:
     "The connected pieces (faces, edges or corners touching) of at least `fraction` of the largest one and `min_voxels`; the largest always stays."
     labels, count = ndimage.label(np.asarray(mask, dtype=bool), structure=np.ones((3, 3, 3)))
-    if not count: return torch.zeros(labels.shape, dtype=torch.bool)
-    sizes = np.bincount(labels.ravel()); sizes[0] = 0
+    if not count:
+        return torch.zeros(labels.shape, dtype=torch.bool)
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
     keep = sizes >= max(fraction * sizes.max(), min_voxels)
     keep[sizes.argmax()], keep[0] = True, False
     return torch.from_numpy(keep[labels])
 
 # %% ../../nbs/particles/03_masks.ipynb #5b31847e
-def noise_level(volume,       # (D, D, D)
-                region=None   # (D, D, D) bool, where to look, default everywhere
-                ) -> tuple[float, float]:
+def noise_level(
+    volume,  # (D, D, D)
+    region=None,  # (D, D, D) bool, where to look, default everywhere
+) -> tuple[float, float]:
     "Robust (level, standard deviation) of the empty part of a map that is less than half full."
-    values = np.asarray(volume)[np.asarray(region)] if region is not None else np.asarray(volume).ravel()
+    values = (
+        np.asarray(volume)[np.asarray(region)] if region is not None else np.asarray(volume).ravel()
+    )
     level = np.median(values)
     return float(level), float(1.4826 * np.median(level - values[values <= level]))
 
 # %% ../../nbs/particles/03_masks.ipynb #1661830d
-def support_from_map(volume,                           # (D, D, D) noisy average density, positive
-                     pixel_size: float = 1.0,          # A
-                     resolution: float | None = None,  # A of the low-pass, default 12 A and at least 6 pixels
-                     thresholds: tuple = (4.0, 2.0),   # noise deviations where a piece starts, and to which it continues
-                     grow_px: float = 3.0,             # dilation
-                     fraction: float = 0.01,           # of the largest piece: smaller ones are specks
-                     floor: float = 0.02               # of the peak: lowest density that counts
-                     ) -> torch.Tensor:
+def support_from_map(
+    volume,  # (D, D, D) noisy average density, positive
+    pixel_size: float = 1.0,  # A
+    resolution: float | None = None,  # A of the low-pass, default 12 A and at least 6 pixels
+    thresholds: tuple = (
+        4.0,
+        2.0,
+    ),  # noise deviations where a piece starts, and to which it continues
+    grow_px: float = 3.0,  # dilation
+    fraction: float = 0.01,  # of the largest piece: smaller ones are specks
+    floor: float = 0.02,  # of the peak: lowest density that counts
+) -> torch.Tensor:
     "A generous boolean support (D, D, D) inside the inscribed ball. `InputError` if nothing stands out of the noise."
     volume = torch.as_tensor(np.asarray(volume), dtype=torch.float32)
     box = volume.shape[-1]
@@ -78,9 +94,13 @@ def support_from_map(volume,                           # (D, D, D) noisy average
     peak = smooth[ball].max().item() - level
     sure, likely = ((smooth > level + max(t * spread, floor * peak)) & ball for t in thresholds)
     labels, count = ndimage.label(likely.numpy(), structure=np.ones((3, 3, 3)))
-    started = np.zeros(count + 1, dtype=bool); started[labels[sure.numpy()]] = True; started[0] = False
-    blob = 0.5 * (resolution / pixel_size / 2)**3     # voxels of a speck of filtered noise
+    started = np.zeros(count + 1, dtype=bool)
+    started[labels[sure.numpy()]] = True
+    started[0] = False
+    blob = 0.5 * (resolution / pixel_size / 2) ** 3  # voxels of a speck of filtered noise
     support = dilate(largest_components(started[labels], fraction, int(blob)), grow_px) & ball
     if not support.any() or peak <= 1e-6 * volume.abs().max():
-        raise InputError(f"support: expected density above {thresholds[0]:g} noise deviations, found none; check contrast (--invert), poses and CTF, or lower the thresholds")
+        raise InputError(
+            f"support: expected density above {thresholds[0]:g} noise deviations, found none; check contrast (--invert), poses and CTF, or lower the thresholds"
+        )
     return support

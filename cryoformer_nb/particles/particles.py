@@ -7,11 +7,11 @@ __all__ = ['Statistics', 'Particles', 'evenly', 'images', 'statistics', 'whole',
            'load_particles', 'write_star']
 
 # %% ../../nbs/particles/02_particles.ipynb #25bc6f50
+import warnings
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
-import warnings
 
 import mrcfile
 import numpy as np
@@ -20,30 +20,68 @@ import starfile
 import torch
 
 from ..core.conventions import InputError
-from ..imaging.ctf import ctf
 from ..core.files import atomic_path
-from .foreign import cs_poses, find_inputs, read_cs, read_ctf_pickle, read_pickle, read_pose_pickle, read_stack_names, set_ctf, set_poses
 from ..core.fourier import fourier_crop2, irfft2c, rfft2c
 from ..core.rotations import matrix_to_euler
-from .star import ANGLES, ORIGINS, check_stacks, column, ctf_params_of, locate, optics_rows, pixel_size_of, poses_of, read_star
+from ..imaging.ctf import ctf
+from cryoformer_nb.particles.foreign import (
+    cs_poses,
+    find_inputs,
+    read_cs,
+    read_ctf_pickle,
+    read_pickle,
+    read_pose_pickle,
+    read_stack_names,
+    set_ctf,
+    set_poses,
+)
+from cryoformer_nb.particles.star import (
+    ANGLES,
+    ORIGINS,
+    check_stacks,
+    column,
+    ctf_params_of,
+    locate,
+    optics_rows,
+    pixel_size_of,
+    poses_of,
+    read_star,
+)
 
 # %% ../../nbs/particles/02_particles.ipynb #447c3611
 class _Stacks:
     "Memory maps of stack files, opened when first needed; the least recently used one is closed."
-    def __init__(self, files: list, limit: int = 64): self.files, self.limit, self.open = files, limit, OrderedDict()
 
-    def __getstate__(self): return {"files": self.files, "limit": self.limit, "open": OrderedDict()}   # workers open their own
+    def __init__(self, files: list, limit: int = 64):
+        self.files, self.limit, self.open = files, limit, OrderedDict()
+
+    def __getstate__(self):
+        return {
+            "files": self.files,
+            "limit": self.limit,
+            "open": OrderedDict(),
+        }  # workers open their own
 
     def map(self, k: int) -> np.ndarray:
         if k not in self.open:
-            if len(self.open) >= self.limit: self.open.popitem(last=False)[1].close()
+            if len(self.open) >= self.limit:
+                self.open.popitem(last=False)[1].close()
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", RuntimeWarning)    # wanting machine stamps and the like; sizes were checked
-                try: self.open[k] = mrcfile.mmap(self.files[k], mode="r", permissive=True)
-                except (OSError, ValueError) as error: raise InputError(f"{self.files[k]}: expected a readable stack, found '{error}'; was it moved or rewritten?") from error
+                warnings.simplefilter(
+                    "ignore", RuntimeWarning
+                )  # wanting machine stamps and the like; sizes were checked
+                try:
+                    self.open[k] = mrcfile.mmap(self.files[k], mode="r", permissive=True)
+                except (OSError, ValueError) as error:
+                    raise InputError(
+                        f"{self.files[k]}: expected a readable stack, found '{error}'; was it moved or rewritten?"
+                    ) from error
         self.open.move_to_end(k)
         data = self.open[k].data
-        if data is None: raise InputError(f"{self.files[k]}: expected a readable stack, found none; was it rewritten, or is the limit of open files (ulimit -n) reached?")
+        if data is None:
+            raise InputError(
+                f"{self.files[k]}: expected a readable stack, found none; was it rewritten, or is the limit of open files (ulimit -n) reached?"
+            )
         return data if data.ndim == 3 else data[None]
 
     def read(self, file_of: np.ndarray, index: np.ndarray) -> np.ndarray:
@@ -52,38 +90,42 @@ class _Stacks:
         for k in np.unique(file_of):
             take = order[file_of[order] == k]
             part = self.map(k)[index[take]]
-            if out is None: out = np.empty((len(index), *part.shape[1:]), dtype=np.float32)
+            if out is None:
+                out = np.empty((len(index), *part.shape[1:]), dtype=np.float32)
             out[take] = part
         return out
 
 # %% ../../nbs/particles/02_particles.ipynb #f37a278d
 class Statistics(NamedTuple):
     "Mean and standard deviation of each image as `Particles.images` gives it."
+
     mean: torch.Tensor  # (N,)
-    std: torch.Tensor   # (N,)
+    std: torch.Tensor  # (N,)
 
 # %% ../../nbs/particles/02_particles.ipynb #f1a7b88a
 @dataclass(repr=False)
 class Particles:
     "A particle set: poses and CTF in memory, images on disk. Made by `load_particles`."
-    path: Path                # the star, .cs or stack file
-    table: pd.DataFrame       # its block of particles, input order
-    optics: pd.DataFrame | None
-    rotations: torch.Tensor   # (N, 3, 3)
-    shifts_px: torch.Tensor   # (N, 2) x, y in pixels of `box`
-    ctf_params: torch.Tensor  # (N, 7), ctf.CTF_COLUMNS
-    box: int                  # pixels of the images given out
-    pixel_size: float         # A, of the images given out
-    stack_box: int            # pixels of the images on disk
-    sign: int                 # +1 if particles are bright on disk, -1 if dark
-    notes: list               # what was assumed or detected, for the user to see
-    blocks: dict              # all blocks of the star file
-    block: str                # name of the block of the particles
-    stacks: _Stacks
-    file_of: np.ndarray       # (N,) number of the stack file
-    index: np.ndarray         # (N,) image in that file, from 0
 
-    def __len__(self) -> int: return len(self.table)
+    path: Path  # the star, .cs or stack file
+    table: pd.DataFrame  # its block of particles, input order
+    optics: pd.DataFrame | None
+    rotations: torch.Tensor  # (N, 3, 3)
+    shifts_px: torch.Tensor  # (N, 2) x, y in pixels of `box`
+    ctf_params: torch.Tensor  # (N, 7), ctf.CTF_COLUMNS
+    box: int  # pixels of the images given out
+    pixel_size: float  # A, of the images given out
+    stack_box: int  # pixels of the images on disk
+    sign: int  # +1 if particles are bright on disk, -1 if dark
+    notes: list  # what was assumed or detected, for the user to see
+    blocks: dict  # all blocks of the star file
+    block: str  # name of the block of the particles
+    stacks: _Stacks
+    file_of: np.ndarray  # (N,) number of the stack file
+    index: np.ndarray  # (N,) image in that file, from 0
+
+    def __len__(self) -> int:
+        return len(self.table)
 
     def __repr__(self) -> str:
         scale = f", cropped from {self.stack_box}" if self.stack_box != self.box else ""
@@ -94,113 +136,216 @@ def evenly(count: int, wanted: int) -> np.ndarray:
     "At most `wanted` row numbers, evenly spaced over `count` rows, first and last among them."
     return np.unique(np.linspace(0, count - 1, min(wanted, count)).astype(int))
 
-def images(self: Particles,
-           indices   # (b,) particle numbers, or a slice
-           ) -> torch.Tensor:
+
+def images(
+    self: Particles,
+    indices,  # (b,) particle numbers, or a slice
+) -> torch.Tensor:
     "Images (b, box, box) float32, particles bright. `InputError` if one holds NaN or infinity."
-    rows = np.arange(len(self))[indices.cpu().numpy() if torch.is_tensor(indices) else indices if isinstance(indices, slice) else np.asarray(indices)]
+    rows = np.arange(len(self))[
+        indices.cpu().numpy()
+        if torch.is_tensor(indices)
+        else indices
+        if isinstance(indices, slice)
+        else np.asarray(indices)
+    ]
     rows = np.atleast_1d(rows)
     out = torch.from_numpy(self.stacks.read(self.file_of[rows], self.index[rows]))
     self._refuse(~torch.isfinite(out.sum((1, 2))), rows, "finite grey values", "NaN or infinity")
-    if self.stack_box != self.box: out = fourier_crop2(out, self.box)
+    if self.stack_box != self.box:
+        out = fourier_crop2(out, self.box)
     return out.mul_(self.sign) if self.sign != 1 else out
+
 
 def _refuse(self: Particles, bad, rows, expected: str, found: str):
     "Name the first particles that are `bad` (b,) among `rows` (b,)."
     if bad.any():
-        first = [f"row {r + 1} ({self.table['rlnImageName'].iloc[r]})" for r in rows[bad.numpy()][:3]]
-        raise InputError(f"{self.path}: expected {expected} in every image, found {found} in {int(bad.sum())} image(s), first {', '.join(first)}; remove these rows")
+        first = [
+            f"row {r + 1} ({self.table['rlnImageName'].iloc[r]})" for r in rows[bad.numpy()][:3]
+        ]
+        raise InputError(
+            f"{self.path}: expected {expected} in every image, found {found} in {int(bad.sum())} image(s), first {', '.join(first)}; remove these rows"
+        )
 
 # %% ../../nbs/particles/02_particles.ipynb #5bfb2df2
 def statistics(self: Particles, chunk: int = 512) -> Statistics:
     "Mean and standard deviation of every image, in one bounded-memory pass. `InputError` naming images that are constant or not finite."
-    mean, std, size = torch.empty(len(self)), torch.empty(len(self)), max(1, min(chunk, (64 << 20) // (4 * self.stack_box**2)))
+    mean, std, size = (
+        torch.empty(len(self)),
+        torch.empty(len(self)),
+        max(1, min(chunk, (64 << 20) // (4 * self.stack_box**2))),
+    )
     for k in range(0, len(self), size):
         x = self.images(slice(k, k + size)).flatten(1)
-        std[k:k + size], mean[k:k + size] = torch.std_mean(x, 1, correction=0)
-        self._refuse(std[k:k + size] <= 1e-6 * x.abs().amax(1), np.arange(k, k + len(x)), "contrast", "a single grey value")
+        std[k : k + size], mean[k : k + size] = torch.std_mean(x, 1, correction=0)
+        self._refuse(
+            std[k : k + size] <= 1e-6 * x.abs().amax(1),
+            np.arange(k, k + len(x)),
+            "contrast",
+            "a single grey value",
+        )
     return Statistics(mean, std)
+
 
 def whole(self: Particles, budget_bytes: int) -> torch.Tensor | None:
     "All images (N, box, box) as one tensor if they need at most `budget_bytes`, else None."
-    if 4 * len(self) * self.box**2 > budget_bytes: return None
-    out, size = torch.empty(len(self), self.box, self.box), max(1, (64 << 20) // (4 * self.stack_box**2))
-    for k in range(0, len(self), size): out[k:k + size] = self.images(slice(k, k + size))
+    if 4 * len(self) * self.box**2 > budget_bytes:
+        return None
+    out, size = (
+        torch.empty(len(self), self.box, self.box),
+        max(1, (64 << 20) // (4 * self.stack_box**2)),
+    )
+    for k in range(0, len(self), size):
+        out[k : k + size] = self.images(slice(k, k + size))
     return out
 
-Particles.images, Particles._refuse, Particles.statistics, Particles.whole = images, _refuse, statistics, whole
+
+Particles.images, Particles._refuse, Particles.statistics, Particles.whole = (
+    images,
+    _refuse,
+    statistics,
+    whole,
+)
 
 # %% ../../nbs/particles/02_particles.ipynb #8c758322
-def detect_sign(images: torch.Tensor,       # (n, D, D)
-                ctf_params: torch.Tensor,   # (n, 7)
-                shifts_px: torch.Tensor,    # (n, 2)
-                pixel_size: float           # A
-                ) -> tuple[int, float]:
+def detect_sign(
+    images: torch.Tensor,  # (n, D, D)
+    ctf_params: torch.Tensor,  # (n, 7)
+    shifts_px: torch.Tensor,  # (n, 2)
+    pixel_size: float,  # A
+) -> tuple[int, float]:
     "Return (+1 for bright or -1 for dark particles, how many standard errors speak for it)."
     box = images.shape[-1]
     y, x = torch.meshgrid(torch.arange(box) - box // 2, torch.arange(box) - box // 2, indexing="ij")
-    r2 = (x + shifts_px[:, 0, None, None])**2 + (y + shifts_px[:, 1, None, None])**2
-    centre, rim = (r2 <= (box / 6)**2).float(), (x**2 + y**2 >= (0.42 * box)**2).float().expand(len(images), -1, -1)
-    aligned = irfft2c(rfft2c(images - images.mean((1, 2), keepdim=True)) * ctf(ctf_params, box, pixel_size))
-    difference = (aligned * centre).sum((1, 2)) / centre.sum((1, 2)).clamp(min=1) - (aligned * rim).sum((1, 2)) / rim.sum((1, 2))
+    r2 = (x + shifts_px[:, 0, None, None]) ** 2 + (y + shifts_px[:, 1, None, None]) ** 2
+    centre, rim = (
+        (r2 <= (box / 6) ** 2).float(),
+        (x**2 + y**2 >= (0.42 * box) ** 2).float().expand(len(images), -1, -1),
+    )
+    aligned = irfft2c(
+        rfft2c(images - images.mean((1, 2), keepdim=True)) * ctf(ctf_params, box, pixel_size)
+    )
+    difference = (aligned * centre).sum((1, 2)) / centre.sum((1, 2)).clamp(min=1) - (
+        aligned * rim
+    ).sum((1, 2)) / rim.sum((1, 2))
     error = difference.std(correction=0) / max(len(images) - 1, 1) ** 0.5
     significance = (difference.mean() / error.clamp(min=1e-12)).item()
     return (1 if significance >= 0 else -1), abs(significance)
 
+
 def _sign(particles: Particles, invert) -> tuple[int, str]:
     "The contrast of the set and a note that says how it is known."
-    if invert is not None: return (-1, "contrast inverted as asked") if invert else (1, "contrast kept as asked")
+    if invert is not None:
+        return (-1, "contrast inverted as asked") if invert else (1, "contrast kept as asked")
     rows = np.unique(np.linspace(0, len(particles) - 1, 200).round().astype(int))
-    sign, significance = detect_sign(particles.images(rows), particles.ctf_params[rows], particles.shifts_px[rows], particles.pixel_size)
-    if significance < 4: return 1, f"contrast unclear ({significance:.1f} standard errors): bright particles assumed, use --invert if the map is negative"
-    return sign, f"particles are {'bright' if sign > 0 else 'dark, inverted'} ({significance:.0f} standard errors; --invert overrides)"
+    sign, significance = detect_sign(
+        particles.images(rows),
+        particles.ctf_params[rows],
+        particles.shifts_px[rows],
+        particles.pixel_size,
+    )
+    if significance < 4:
+        return (
+            1,
+            f"contrast unclear ({significance:.1f} standard errors): bright particles assumed, use --invert if the map is negative",
+        )
+    return (
+        sign,
+        f"particles are {'bright' if sign > 0 else 'dark, inverted'} ({significance:.0f} standard errors; --invert overrides)",
+    )
 
 # %% ../../nbs/particles/02_particles.ipynb #064b6c10
-def subset(self: Particles,
-           rows          # (k,) particle numbers, in the order wanted
-           ) -> Particles:
+def subset(
+    self: Particles,
+    rows,  # (k,) particle numbers, in the order wanted
+) -> Particles:
     "The particles `rows` as a set of their own. `InputError` if a number is out of range."
     rows = np.asarray(rows)
-    if rows.ndim != 1 or not len(rows) or not np.issubdtype(rows.dtype, np.integer) or rows.min() < 0 or rows.max() >= len(self):
-        raise InputError(f"{self.path}: expected particle numbers from 0 to {len(self) - 1}, found {f'{rows.min()} to {rows.max()}' if rows.size and rows.dtype.kind in 'iuf' else 'none'}; are they of another set?")
-    notes = self.notes + ([f"{len(rows)} of {len(self)} particles"] if len(rows) != len(self) else [])
-    return replace(self, table=self.table.iloc[rows].reset_index(drop=True), rotations=self.rotations[rows], shifts_px=self.shifts_px[rows],
-                   ctf_params=self.ctf_params[rows], file_of=self.file_of[rows], index=self.index[rows], notes=notes)
+    if (
+        rows.ndim != 1
+        or not len(rows)
+        or not np.issubdtype(rows.dtype, np.integer)
+        or rows.min() < 0
+        or rows.max() >= len(self)
+    ):
+        raise InputError(
+            f"{self.path}: expected particle numbers from 0 to {len(self) - 1}, found {f'{rows.min()} to {rows.max()}' if rows.size and rows.dtype.kind in 'iuf' else 'none'}; are they of another set?"
+        )
+    notes = self.notes + (
+        [f"{len(rows)} of {len(self)} particles"] if len(rows) != len(self) else []
+    )
+    return replace(
+        self,
+        table=self.table.iloc[rows].reset_index(drop=True),
+        rotations=self.rotations[rows],
+        shifts_px=self.shifts_px[rows],
+        ctf_params=self.ctf_params[rows],
+        file_of=self.file_of[rows],
+        index=self.index[rows],
+        notes=notes,
+    )
+
 
 def half_rows(self: Particles, strict: bool = True) -> list:
     "The particle numbers of the two half sets. One half only: `InputError`, or even and odd rows if not `strict`."
     number = np.arange(len(self)) % 2 + 1
     if "rlnRandomSubset" in self.table:
         given = pd.to_numeric(self.table["rlnRandomSubset"], errors="coerce").to_numpy(dtype=float)
-        if min((given == 1).sum(), (given == 2).sum()) > (0 if strict else len(self) / 4): number = given
-        elif strict: raise InputError(f"{self.path}: expected half sets 1 and 2 in rlnRandomSubset, found {', '.join(f'{v:g}' for v in np.unique(given)[:4])} only; give the whole set or remove the column")
+        if min((given == 1).sum(), (given == 2).sum()) > (0 if strict else len(self) / 4):
+            number = given
+        elif strict:
+            raise InputError(
+                f"{self.path}: expected half sets 1 and 2 in rlnRandomSubset, found {', '.join(f'{v:g}' for v in np.unique(given)[:4])} only; give the whole set or remove the column"
+            )
     return [np.flatnonzero(number == k) for k in (1, 2)]
+
 
 def halves(self: Particles) -> tuple:
     "The two half sets; `InputError` if one is missing."
     return tuple(self.subset(rows) for rows in self.half_rows())
+
 
 Particles.subset, Particles.half_rows, Particles.halves = subset, half_rows, halves
 
 # %% ../../nbs/particles/02_particles.ipynb #bcc820d7
 def _read_blocks(path: Path, poses, ctf_file, passthrough) -> tuple[dict, str, str]:
     "Blocks of the table, name of the block of the particles, and a note, for any kind of file."
-    if passthrough and path.suffix != ".cs": raise InputError(f"--passthrough: expected a cryoSPARC .cs file of particles beside it, found {path.name}; leave it out")
-    if path.suffix == ".star": return *read_star(path), ""
+    if passthrough and path.suffix != ".cs":
+        raise InputError(
+            f"--passthrough: expected a cryoSPARC .cs file of particles beside it, found {path.name}; leave it out"
+        )
+    if path.suffix == ".star":
+        return *read_star(path), ""
     if path.suffix == ".cs":
         blocks, note = read_cs(path, passthrough, poses is None)
         return blocks, "particles", note
     if path.suffix in (".mrcs", ".mrc", ".txt"):
-        missing = [name for name, file in (("poses (--pose-pkl)", poses), ("CTF (--ctf-pkl)", ctf_file)) if file is None]
-        if missing: raise InputError(f"{path}: expected the poses and CTF of a bare image stack, found no {' and no '.join(missing)}; give them, or a star or .cs file")
+        missing = [
+            name
+            for name, file in (("poses (--pose-pkl)", poses), ("CTF (--ctf-pkl)", ctf_file))
+            if file is None
+        ]
+        if missing:
+            raise InputError(
+                f"{path}: expected the poses and CTF of a bare image stack, found no {' and no '.join(missing)}; give them, or a star or .cs file"
+            )
         return read_stack_names(path), "particles", ""
-    raise InputError(f"{path}: expected a RELION .star file, a cryoSPARC .cs file, or a cryoDRGN stack (.mrcs, .txt) or folder, found '{path.suffix or 'no suffix'}'; export the particles as one of these")
+    raise InputError(
+        f"{path}: expected a RELION .star file, a cryoSPARC .cs file, or a cryoDRGN stack (.mrcs, .txt) or folder, found '{path.suffix or 'no suffix'}'; export the particles as one of these"
+    )
+
 
 def _with_pixel_size(blocks: dict, pixel_size: float) -> dict:
     "The blocks with this pixel size (A) in place of any other, in the columns that RELION of that age reads."
-    if isinstance(blocks.get("optics"), pd.DataFrame): return {**blocks, "optics": blocks["optics"].assign(rlnImagePixelSize=pixel_size)}
-    table = blocks["particles"].drop(columns=[c for c in blocks["particles"] if c in ("rlnImagePixelSize", "rlnPixelSize")])
-    return {**blocks, "particles": table.assign(rlnDetectorPixelSize=pixel_size, rlnMagnification=1e4)}
+    if isinstance(blocks.get("optics"), pd.DataFrame):
+        return {**blocks, "optics": blocks["optics"].assign(rlnImagePixelSize=pixel_size)}
+    table = blocks["particles"].drop(
+        columns=[c for c in blocks["particles"] if c in ("rlnImagePixelSize", "rlnPixelSize")]
+    )
+    return {
+        **blocks,
+        "particles": table.assign(rlnDetectorPixelSize=pixel_size, rlnMagnification=1e4),
+    }
 
 # %% ../../nbs/particles/02_particles.ipynb #f14f5d8c
 def _override(path: Path, blocks: dict, name: str, datadir, poses, ctf_file, pixel_size) -> dict:
@@ -210,47 +355,65 @@ def _override(path: Path, blocks: dict, name: str, datadir, poses, ctf_file, pix
     box = check_stacks(path, *locate(path, table["rlnImageName"], datadir), None)
     if ctf_file:
         ctf_box, ctf_pixel, params = read_ctf_pickle(ctf_file, len(table))
-        blocks = set_ctf(blocks, ctf_box * ctf_pixel / box if pixel_size is None else pixel_size, params, box)
-    elif pixel_size is not None: blocks = _with_pixel_size(blocks, pixel_size)
-    if poses is None: return blocks
+        blocks = set_ctf(
+            blocks, ctf_box * ctf_pixel / box if pixel_size is None else pixel_size, params, box
+        )
+    elif pixel_size is not None:
+        blocks = _with_pixel_size(blocks, pixel_size)
+    if poses is None:
+        return blocks
     table, optics = blocks["particles"], blocks.get("optics")
     rows = optics_rows(path, table, optics)
     a_pixel = pixel_size_of(path, lambda name: column(path, name, table, optics, rows))
     if Path(poses).suffix == ".cs":
         rotations, shifts_A = cs_poses(poses)
-        if len(rotations) != len(table): raise InputError(f"{poses}: expected the poses of {len(table)} images, found {len(rotations)}; give those of {path.name}, row by row")
+        if len(rotations) != len(table):
+            raise InputError(
+                f"{poses}: expected the poses of {len(table)} images, found {len(rotations)}; give those of {path.name}, row by row"
+            )
     else:
         rotations, fractions = read_pose_pickle(poses, len(table))
         shifts_A = fractions * box * a_pixel
     blocks = set_poses(blocks, rotations, shifts_A)
-    if optics is None:   # a table of RELION 3.0 counts pixels
+    if optics is None:  # a table of RELION 3.0 counts pixels
         table = blocks["particles"]
-        blocks["particles"] = table.drop(columns=ORIGINS).assign(rlnOriginX=table[ORIGINS[0]] / a_pixel, rlnOriginY=table[ORIGINS[1]] / a_pixel)
+        blocks["particles"] = table.drop(columns=ORIGINS).assign(
+            rlnOriginX=table[ORIGINS[0]] / a_pixel, rlnOriginY=table[ORIGINS[1]] / a_pixel
+        )
     return blocks
 
 # %% ../../nbs/particles/02_particles.ipynb #a2cefef4
 def _rows_of(file) -> np.ndarray:
     "Particle numbers of an array, a .npy file or a pickle (cryoDRGN's --ind)."
-    if not isinstance(file, (str, Path)): return np.asarray(file)
-    try: rows = np.load(file) if Path(file).suffix == ".npy" else np.asarray(read_pickle(file))
-    except (OSError, ValueError) as error: raise InputError(f"{file}: expected particle numbers in a .npy file or a pickle, found '{' '.join(str(error).split())}'; check the path") from error
+    if not isinstance(file, (str, Path)):
+        return np.asarray(file)
+    try:
+        rows = np.load(file) if Path(file).suffix == ".npy" else np.asarray(read_pickle(file))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{file}: expected particle numbers in a .npy file or a pickle, found '{' '.join(str(error).split())}'; check the path"
+        ) from error
     return rows
 
-def load_particles(path,                       # .star, .cs, .mrcs or .txt file, or a cryoDRGN folder
-                   datadir=None,               # folder that image names are relative to
-                   box: int | None = None,     # downsample to this even box
-                   invert: bool | None = None, # True: particles are dark on disk; None: detect
-                   poses=None,                 # cryoDRGN's poses.pkl, or a .cs file of the same rows: used instead of the table's
-                   ctf=None,                   # cryoDRGN's ctf.pkl
-                   passthrough=None,           # cryoSPARC's passthrough file, if it does not lie beside the .cs file
-                   pixel_size: float | None = None, # A, of the images on disk, used instead of the table's
-                   rows=None                   # particle numbers to keep, or a file of them
-                   ) -> Particles:
+
+def load_particles(
+    path,  # .star, .cs, .mrcs or .txt file, or a cryoDRGN folder
+    datadir=None,  # folder that image names are relative to
+    box: int | None = None,  # downsample to this even box
+    invert: bool | None = None,  # True: particles are dark on disk; None: detect
+    poses=None,  # cryoDRGN's poses.pkl, or a .cs file of the same rows: used instead of the table's
+    ctf=None,  # cryoDRGN's ctf.pkl
+    passthrough=None,  # cryoSPARC's passthrough file, if it does not lie beside the .cs file
+    pixel_size: float | None = None,  # A, of the images on disk, used instead of the table's
+    rows=None,  # particle numbers to keep, or a file of them
+) -> Particles:
     "Read particles of RELION (3.0 to 5), cryoSPARC or cryoDRGN, check them and their stacks; `InputError` says what does not fit."
     path = Path(path)
-    if path.is_dir(): path, poses, ctf = find_inputs(path, poses, ctf)
+    if path.is_dir():
+        path, poses, ctf = find_inputs(path, poses, ctf)
     blocks, name, remark = _read_blocks(path, poses, ctf, passthrough)
-    if not (poses is None and ctf is None and pixel_size is None): blocks, name = _override(path, blocks, name, datadir, poses, ctf, pixel_size), "particles"
+    if not (poses is None and ctf is None and pixel_size is None):
+        blocks, name = _override(path, blocks, name, datadir, poses, ctf, pixel_size), "particles"
     table, optics = blocks[name], blocks.get("optics")
     groups = optics_rows(path, table, optics)
     get = lambda name: column(path, name, table, optics, groups)
@@ -259,28 +422,58 @@ def load_particles(path,                       # .star, .cs, .mrcs or .txt file,
     files, file_of, index = locate(path, table["rlnImageName"], datadir)
     stack_box = check_stacks(path, files, file_of, index, get("rlnImageSize"))
     box = stack_box if box is None else box
-    if box % 2 or not 4 <= box <= stack_box: raise InputError(f"--box: expected an even number from 4 to the box of the images, {stack_box}, found {box}")
+    if box % 2 or not 4 <= box <= stack_box:
+        raise InputError(
+            f"--box: expected an even number from 4 to the box of the images, {stack_box}, found {box}"
+        )
     scale = stack_box / box
-    particles = Particles(path, table, optics, rotations, shifts_px / scale, ctf_params, box, pixel_size * scale, stack_box, 1, [], blocks, name,
-                          _Stacks(files), file_of, index)
+    particles = Particles(
+        path,
+        table,
+        optics,
+        rotations,
+        shifts_px / scale,
+        ctf_params,
+        box,
+        pixel_size * scale,
+        stack_box,
+        1,
+        [],
+        blocks,
+        name,
+        _Stacks(files),
+        file_of,
+        index,
+    )
     particles.sign, contrast = _sign(particles, invert)
     particles.notes = [text for text in (contrast, note, remark) if text]
     return particles if rows is None else particles.subset(_rows_of(rows))
 
 # %% ../../nbs/particles/02_particles.ipynb #bf48ecac
-def write_star(particles: Particles,
-               path,
-               rotations=None,  # (N, 3, 3), default: unchanged
-               shifts_px=None   # (N, 2) in pixels of `particles.box`, default: unchanged
-               ) -> Path:
+def write_star(
+    particles: Particles,
+    path,
+    rotations=None,  # (N, 3, 3), default: unchanged
+    shifts_px=None,  # (N, 2) in pixels of `particles.box`, default: unchanged
+) -> Path:
     "Write the star file of `particles` with other poses."
     table = particles.table.copy()
-    if rotations is not None: table[ANGLES] = matrix_to_euler(torch.as_tensor(rotations, dtype=torch.float64)).numpy().round(6)
+    if rotations is not None:
+        table[ANGLES] = (
+            matrix_to_euler(torch.as_tensor(rotations, dtype=torch.float64)).numpy().round(6)
+        )
     if shifts_px is not None:
         angst = np.asarray(shifts_px, dtype=np.float64) * particles.pixel_size
         original = particles.pixel_size * particles.box / particles.stack_box
-        pixels = "rlnOriginX" in table or (particles.optics is None and "rlnOriginXAngst" not in table)
-        if pixels: table[["rlnOriginX", "rlnOriginY"]] = (angst / original).round(6)
-        if not pixels or "rlnOriginXAngst" in table: table[["rlnOriginXAngst", "rlnOriginYAngst"]] = angst.round(6)
-    with atomic_path(path) as name: starfile.write({**particles.blocks, particles.block: table}, name, float_format="%.12g", na_rep="<NA>")
+        pixels = "rlnOriginX" in table or (
+            particles.optics is None and "rlnOriginXAngst" not in table
+        )
+        if pixels:
+            table[["rlnOriginX", "rlnOriginY"]] = (angst / original).round(6)
+        if not pixels or "rlnOriginXAngst" in table:
+            table[["rlnOriginXAngst", "rlnOriginYAngst"]] = angst.round(6)
+    with atomic_path(path) as name:
+        starfile.write(
+            {**particles.blocks, particles.block: table}, name, float_format="%.12g", na_rep="<NA>"
+        )
     return Path(path)

@@ -15,34 +15,83 @@ import numpy as np
 import starfile
 
 from ..core.conventions import InputError
-from ..core.files import read_map, write_stack
-from .foreign import write_cs, write_pickles
+from ..core.files import write_stack
 from ..imaging.motion import simulate_motion, write_residues
-from .particles import load_particles
 from ..imaging.simulator import load_molecule, simulate
+from .foreign import write_cs, write_pickles
+from .particles import load_particles
 
 # %% ../../nbs/particles/06_recipes.ipynb #ccafef61
 class Recipe(NamedTuple):
     "A data set of the paper."
+
     title: str
-    n: int                  # images
-    box: int                # pixels
-    pixel_size: float       # A
-    snr: tuple = ()         # the paper's signal-to-noise ratios, the first is the default; empty for deposited sets
+    n: int  # images
+    box: int  # pixels
+    pixel_size: float  # A
+    snr: tuple = ()  # the paper's signal-to-noise ratios, the first is the default; empty for deposited sets
     structures: tuple = ()  # Protein Data Bank entries at both ends of the motion
-    molecule: str = ""      # or a preset of the simulator
-    frames: int = 0         # conformations on the way between the structures
-    small: tuple = ()       # images, box at the small size
-    reads: dict = {}        # arguments of `load_particles`, for deposited sets; {data} is the folder of the downloads
+    molecule: str = ""  # or a preset of the simulator
+    frames: int = 0  # conformations on the way between the structures
+    small: tuple = ()  # images, box at the small size
+    reads: dict = {}  # arguments of `load_particles`, for deposited sets; {data} is the folder of the downloads
+
 
 #: The data sets of the paper, by name.
 RECIPES = {
-    "pedv": Recipe("PEDV spike, D0 domains in motion", 50000, 128, 1.6, (0.1, 0.01, 0.001), structures=("7W6M", "7W73"), frames=50, small=(4000, 64)),
-    "one_d_motion": Recipe("one-dimensional motion in cryoDRGN's setting", 50000, 128, 1.0, (0.1,), molecule="arm", small=(4000, 64)),
-    "empiar_10028": Recipe("Plasmodium falciparum 80S ribosome", 105247, 360, 1.34, reads=dict(
-        path="{data}/10028/data/Particles/shiny_2sets.star", poses="{data}/cryosparc_P11_J4_003_particles.cs", ctf="{data}/ctf.pkl", rows="{data}/filtered.ind.pkl")),
-    "empiar_10180": Recipe("pre-catalytic spliceosome", 327490, 320, 1.7, reads=dict(path="{data}/10180/data/Example/consensus_data.star", pixel_size=1.7, rows="{data}/filtered.ind.pkl")),
-    "empiar_10345": Recipe("integrin alpha-V beta-8", 0, 0, 0.0, reads=dict(path="{data}/particles.cs", passthrough="{data}/passthrough_particles.cs", datadir="{data}")),
+    "pedv": Recipe(
+        "PEDV spike, D0 domains in motion",
+        50000,
+        128,
+        1.6,
+        (0.1, 0.01, 0.001),
+        structures=("7W6M", "7W73"),
+        frames=50,
+        small=(4000, 64),
+    ),
+    "one_d_motion": Recipe(
+        "one-dimensional motion in cryoDRGN's setting",
+        50000,
+        128,
+        1.0,
+        (0.1,),
+        molecule="arm",
+        small=(4000, 64),
+    ),
+    "empiar_10028": Recipe(
+        "Plasmodium falciparum 80S ribosome",
+        105247,
+        360,
+        1.34,
+        reads=dict(
+            path="{data}/10028/data/Particles/shiny_2sets.star",
+            poses="{data}/cryosparc_P11_J4_003_particles.cs",
+            ctf="{data}/ctf.pkl",
+            rows="{data}/filtered.ind.pkl",
+        ),
+    ),
+    "empiar_10180": Recipe(
+        "pre-catalytic spliceosome",
+        327490,
+        320,
+        1.7,
+        reads=dict(
+            path="{data}/10180/data/Example/consensus_data.star",
+            pixel_size=1.7,
+            rows="{data}/filtered.ind.pkl",
+        ),
+    ),
+    "empiar_10345": Recipe(
+        "integrin alpha-V beta-8",
+        0,
+        0,
+        0.0,
+        reads=dict(
+            path="{data}/particles.cs",
+            passthrough="{data}/passthrough_particles.cs",
+            datadir="{data}",
+        ),
+    ),
 }
 
 # %% ../../nbs/particles/06_recipes.ipynb #5d7a72ff
@@ -50,38 +99,66 @@ def _ends(name: str, files) -> list:
     "The two structure files of a recipe; `InputError` says how to get them."
     wanted, files = RECIPES[name].structures, [f for f in files if f]
     missing = [f for f in files if not Path(f).is_file()]
-    if len(files) == 2 and not missing: return files
+    if len(files) == 2 and not missing:
+        return files
     get = " && ".join(f"curl -O https://files.rcsb.org/download/{entry}.cif" for entry in wanted)
-    raise InputError(f"{name}: expected the structures {' and '.join(wanted)} as files, found {'no ' + ', no '.join(map(str, missing)) if missing else f'{len(files)} files' if files else 'none'}; "
-                     f"where there is a network run '{get}', then add --from {wanted[0]}.cif --to {wanted[1]}.cif")
+    raise InputError(
+        f"{name}: expected the structures {' and '.join(wanted)} as files, found {'no ' + ', no '.join(map(str, missing)) if missing else f'{len(files)} files' if files else 'none'}; "
+        f"where there is a network run '{get}', then add --from {wanted[0]}.cif --to {wanted[1]}.cif"
+    )
 
-def recipe(name: str,             # a simulated set of `RECIPES`
-           out,                   # folder to make
-           files=(),              # the two structures, if the recipe has some
-           small: bool = False,   # fewer and smaller images over the same field of view
-           **options              # as for `simulate`; they go before the recipe's
-           ) -> Path:             # OUT/particles.star
+
+def recipe(
+    name: str,  # a simulated set of `RECIPES`
+    out,  # folder to make
+    files=(),  # the two structures, if the recipe has some
+    small: bool = False,  # fewer and smaller images over the same field of view
+    **options,  # as for `simulate`; they go before the recipe's
+) -> Path:  # OUT/particles.star
     "Make a simulated set of the paper. `InputError` for a deposited one, which is downloaded, and for missing structures."
-    if name not in RECIPES: raise InputError(f"{name}: expected a recipe ({', '.join(RECIPES)}), found none of this name; check the name")
+    if name not in RECIPES:
+        raise InputError(
+            f"{name}: expected a recipe ({', '.join(RECIPES)}), found none of this name; check the name"
+        )
     r = RECIPES[name]
-    if r.reads: raise InputError(f"{name}: expected a set to simulate, found one of deposited images; its commands are in datasets/{name}/README.md")
-    if small: r = r._replace(n=r.small[0], box=r.small[1], pixel_size=r.pixel_size * r.box / r.small[1])
+    if r.reads:
+        raise InputError(
+            f"{name}: expected a set to simulate, found one of deposited images; its commands are in datasets/{name}/README.md"
+        )
+    if small:
+        r = r._replace(n=r.small[0], box=r.small[1], pixel_size=r.pixel_size * r.box / r.small[1])
     given = {k: v for k, v in options.items() if v is not None}
-    if "box" in given: given.setdefault("pixel_size", r.pixel_size * r.box / given["box"])
+    if "box" in given:
+        given.setdefault("pixel_size", r.pixel_size * r.box / given["box"])
     settings = dict(n=r.n, box=r.box, pixel_size=r.pixel_size, snr=r.snr[0]) | given
     if r.structures:
         frames = settings.pop("frames", r.frames)
         return simulate_motion(out, *_ends(name, files), frames, **settings)
-    if files and any(files): raise InputError(f"{name}: expected no structures, found {', '.join(str(f) for f in files if f)}; this set has a molecule of its own")
+    if files and any(files):
+        raise InputError(
+            f"{name}: expected no structures, found {', '.join(str(f) for f in files if f)}; this set has a molecule of its own"
+        )
     settings.pop("frames", None)
     return simulate(out, r.molecule, **settings)
 
 # %% ../../nbs/particles/06_recipes.ipynb #3d603cfc
-_OPTIONS = {"poses": "--pose-pkl", "ctf": "--ctf-pkl", "rows": "--ind", "pixel_size": "--pixel-size", "passthrough": "--passthrough", "datadir": "--datadir"}
+_OPTIONS = {
+    "poses": "--pose-pkl",
+    "ctf": "--ctf-pkl",
+    "rows": "--ind",
+    "pixel_size": "--pixel-size",
+    "passthrough": "--passthrough",
+    "datadir": "--datadir",
+}
+
 
 def _reads(name: str, data) -> dict:
     "The arguments of `load_particles` for a deposited set below the folder `data`."
-    return {key: value.format(data=data) if isinstance(value, str) else value for key, value in RECIPES[name].reads.items()}
+    return {
+        key: value.format(data=data) if isinstance(value, str) else value
+        for key, value in RECIPES[name].reads.items()
+    }
+
 
 def read_recipe(name: str, data, **options):
     "The particles of a deposited set, downloaded to the folder `data`; `options` as for `load_particles`."
@@ -93,18 +170,29 @@ def commands(name: str, data="DATA", run="RUN", small: bool = False) -> list:
     r, size = RECIPES[name], " --small" if small else ""
     if r.reads:
         reads = _reads(name, data)
-        options = "".join(f" {_OPTIONS[key]} {value}" for key, value in reads.items() if key != "path")
-        lines = [f"cryoformer train {reads['path']}{options} --box {64 if small else 128} --out {run}"]
+        options = "".join(
+            f" {_OPTIONS[key]} {value}" for key, value in reads.items() if key != "path"
+        )
+        lines = [
+            f"cryoformer train {reads['path']}{options} --box {64 if small else 128} --out {run}"
+        ]
     else:
         files = "".join(f" --{end} {entry}.cif" for end, entry in zip(("from", "to"), r.structures))
-        lines = [f"cryoformer simulate {data} --preset {name}{files}{size}", f"cryoformer train {data}/particles.star --out {run}", f"cryoformer score {run} --truth {data}/truth"]
-    return lines + [f"cryoformer volumes {run} --out {run}/volumes", f"cryoformer report {run}" + ("" if r.reads else f" --truth {data}/truth")]
+        lines = [
+            f"cryoformer simulate {data} --preset {name}{files}{size}",
+            f"cryoformer train {data}/particles.star --out {run}",
+            f"cryoformer score {run} --truth {data}/truth",
+        ]
+    return lines + [
+        f"cryoformer volumes {run} --out {run}/volumes",
+        f"cryoformer report {run}" + ("" if r.reads else f" --truth {data}/truth"),
+    ]
 
 # %% ../../nbs/particles/06_recipes.ipynb #790edc31
 def _spikes() -> np.ndarray:
     "Two conformations (2, 3 x 120 residues, 2, 3), A, of a trimer: chain by chain, its top domain last."
     xyz = 1.6 * load_molecule("spike").xyz[[0, -1]].reshape(2, -1, 2, 3)
-    axis = xyz[0, :270].reshape(3, -1, 3).mean((0, 1)) * [1, 1, 0]      # three-fold, along z
+    axis = xyz[0, :270].reshape(3, -1, 3).mean((0, 1)) * [1, 1, 0]  # three-fold, along z
     chains = []
     for k in range(3):
         c, s = np.cos(2 * np.pi * k / 3), np.sin(2 * np.pi * k / 3)
@@ -112,29 +200,46 @@ def _spikes() -> np.ndarray:
         chains += [(np.concatenate([xyz[:, :90], xyz[:, 330:]], 1) - axis) @ turn.T]
     return np.concatenate(chains, 1)
 
-def stand_in(name: str,     # a recipe that needs files
-             folder,        # folder to fill
-             n: int = 200,  # images of a deposited set
-             box: int = 32, # pixels
-             seed: int = 0
-             ) -> Path:
+
+def stand_in(
+    name: str,  # a recipe that needs files
+    folder,  # folder to fill
+    n: int = 200,  # images of a deposited set
+    box: int = 32,  # pixels
+    seed: int = 0,
+) -> Path:
     "Files with the names and the layout that the recipe's commands expect, of a simulated molecule. Returns the folder."
     folder, r = Path(folder), RECIPES[name]
     folder.mkdir(parents=True, exist_ok=True)
     if r.structures:
-        for entry, residues in zip(r.structures, _spikes()): write_residues(folder / f"{entry}.cif", residues, "ABC")
+        for entry, residues in zip(r.structures, _spikes()):
+            write_residues(folder / f"{entry}.cif", residues, "ABC")
         return folder
-    if not r.reads: raise InputError(f"{name}: expected a recipe that needs files, found one that makes its own; there is nothing to stand in for")
+    if not r.reads:
+        raise InputError(
+            f"{name}: expected a recipe that needs files, found one that makes its own; there is nothing to stand in for"
+        )
     star = simulate(folder / "made", n=n, box=box, snr=0.5, shift_px=1.0, seed=seed)
-    {"empiar_10028": _as_10028, "empiar_10180": _as_10180, "empiar_10345": _as_10345}[name](load_particles(star, invert=False), folder)
+    {"empiar_10028": _as_10028, "empiar_10180": _as_10180, "empiar_10345": _as_10345}[name](
+        load_particles(star, invert=False), folder
+    )
     shutil.rmtree(folder / "made")
     return folder
 
+
 def _old_table(p, names: list, poses: bool):
     "The table of RELION before 3.1, dark particles' stacks under `names`."
-    keep = ["rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle"] + (["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi", "rlnRandomSubset"] if poses else [])
-    table = p.table[keep].assign(rlnImageName=names, rlnVoltage=300.0, rlnSphericalAberration=2.7, rlnAmplitudeContrast=0.1)
-    return table.assign(rlnOriginX=p.shifts_px[:, 0].numpy(), rlnOriginY=p.shifts_px[:, 1].numpy()) if poses else table
+    keep = ["rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle"] + (
+        ["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi", "rlnRandomSubset"] if poses else []
+    )
+    table = p.table[keep].assign(
+        rlnImageName=names, rlnVoltage=300.0, rlnSphericalAberration=2.7, rlnAmplitudeContrast=0.1
+    )
+    return (
+        table.assign(rlnOriginX=p.shifts_px[:, 0].numpy(), rlnOriginY=p.shifts_px[:, 1].numpy())
+        if poses
+        else table
+    )
 
 # %% ../../nbs/particles/06_recipes.ipynb #066da0f1
 def _stacks(p, folder: Path, parts: list) -> list:
@@ -145,17 +250,32 @@ def _stacks(p, folder: Path, parts: list) -> list:
         names += [f"{k + 1:06d}@{part}" for k in range(len(rows))]
     return names
 
-def _filter(p, folder: Path): (folder / "filtered.ind.pkl").write_bytes(pickle.dumps(np.arange(0, len(p), 2)))
+
+def _filter(p, folder: Path):
+    (folder / "filtered.ind.pkl").write_bytes(pickle.dumps(np.arange(0, len(p), 2)))
+
 
 def _as_10028(p, folder: Path):
     "Stacks in two folders, a star file without poses; poses from a cryoSPARC refinement, CTF as cryoDRGN's pickle."
     base = folder / "10028" / "data" / "Particles"
     names = _stacks(p, base, ["MRC_0601/a_particles.mrcs", "MRC_1901/b_particles.mrcs"])
-    starfile.write(_old_table(p, names, False).assign(rlnDetectorPixelSize=p.pixel_size, rlnMagnification=1e4), base / "shiny_2sets.star")
-    write_cs(folder / "cryosparc_P11_J4_003_particles.cs", [f"{k + 1}@J1/imported/x.mrcs" for k in range(len(p))], p.rotations, p.shifts_px, p.ctf_params, p.box, p.pixel_size)
+    starfile.write(
+        _old_table(p, names, False).assign(rlnDetectorPixelSize=p.pixel_size, rlnMagnification=1e4),
+        base / "shiny_2sets.star",
+    )
+    write_cs(
+        folder / "cryosparc_P11_J4_003_particles.cs",
+        [f"{k + 1}@J1/imported/x.mrcs" for k in range(len(p))],
+        p.rotations,
+        p.shifts_px,
+        p.ctf_params,
+        p.box,
+        p.pixel_size,
+    )
     write_pickles(folder, p.rotations, p.shifts_px, p.ctf_params, p.box, p.pixel_size)
     (folder / "poses.pkl").unlink()
     _filter(p, folder)
+
 
 def _as_10180(p, folder: Path):
     "A consensus refinement of RELION 2, without a pixel size."
@@ -165,11 +285,23 @@ def _as_10180(p, folder: Path):
     starfile.write(_old_table(p, names, True), base / "Example" / "consensus_data.star")
     _filter(p, folder)
 
+
 def _as_10345(p, folder: Path):
     "A refinement of cryoSPARC: poses in one file, images and CTF in the other."
     from numpy.lib.recfunctions import repack_fields
+
     names = _stacks(p, folder, ["J12/extract/a_particles.mrc", "J12/extract/b_particles.mrc"])
-    whole = np.load(write_cs(folder / "all.cs", names, p.rotations, p.shifts_px, p.ctf_params, p.box, p.pixel_size))
-    for file, mine in (("particles.cs", lambda k: k.startswith("align")), ("passthrough_particles.cs", lambda k: not k.startswith("align"))):
-        with open(folder / file, "wb") as out: np.save(out, repack_fields(whole[[k for k in whole.dtype.names if k == "uid" or mine(k)]]))
+    whole = np.load(
+        write_cs(
+            folder / "all.cs", names, p.rotations, p.shifts_px, p.ctf_params, p.box, p.pixel_size
+        )
+    )
+    for file, mine in (
+        ("particles.cs", lambda k: k.startswith("align")),
+        ("passthrough_particles.cs", lambda k: not k.startswith("align")),
+    ):
+        with open(folder / file, "wb") as out:
+            np.save(
+                out, repack_fields(whole[[k for k in whole.dtype.names if k == "uid" or mine(k)]])
+            )
     (folder / "all.cs").unlink()

@@ -19,95 +19,176 @@ from ..core.files import mrc_info
 from ..core.rotations import euler_to_matrix
 
 # %% ../../nbs/particles/00_star.ipynb #d2d5962a
-ANGLES, ORIGINS = ["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"], ["rlnOriginXAngst", "rlnOriginYAngst"]
-_TEXT = ["rlnImageName", "rlnMicrographName", "rlnGroupName", "rlnOpticsGroupName", "rlnTomoName", "rlnImageOriginalName", "rlnMtfFileName"]
+ANGLES, ORIGINS = (
+    ["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"],
+    ["rlnOriginXAngst", "rlnOriginYAngst"],
+)
+_TEXT = [
+    "rlnImageName",
+    "rlnMicrographName",
+    "rlnGroupName",
+    "rlnOpticsGroupName",
+    "rlnTomoName",
+    "rlnImageOriginalName",
+    "rlnMtfFileName",
+]
+
 
 def read_star(path) -> tuple[dict, str]:
     "Return (all blocks of a star file, name of the block of the particles); `InputError` if there is none, or it is empty or damaged."
     path = Path(path)
-    try: blocks = starfile.read(path, always_dict=True, parse_as_string=_TEXT)
-    except FileNotFoundError as error: raise InputError(f"{path}: expected a star file, found none; check the path") from error
+    try:
+        blocks = starfile.read(path, always_dict=True, parse_as_string=_TEXT)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: expected a star file, found none; check the path") from error
     except Exception as error:
-        raise InputError(f"{path}: expected a RELION star file, found one that cannot be read ({type(error).__name__}: {' '.join(str(error).split())}); "
-                         "look for a damaged row or write it again") from error
-    names = [name for name, block in blocks.items() if isinstance(block, pd.DataFrame) and "rlnImageName" in block]
+        raise InputError(
+            f"{path}: expected a RELION star file, found one that cannot be read ({type(error).__name__}: {' '.join(str(error).split())}); "
+            "look for a damaged row or write it again"
+        ) from error
+    names = [
+        name
+        for name, block in blocks.items()
+        if isinstance(block, pd.DataFrame) and "rlnImageName" in block
+    ]
     if not names:
-        found = "; ".join(f"data_{name} with {', '.join(list(block)[:6])}" for name, block in blocks.items()) or "no data block"
-        raise InputError(f"{path}: expected a table with the column rlnImageName, found {found}; give the star file of the particles")
+        found = (
+            "; ".join(
+                f"data_{name} with {', '.join(list(block)[:6])}" for name, block in blocks.items()
+            )
+            or "no data block"
+        )
+        raise InputError(
+            f"{path}: expected a table with the column rlnImageName, found {found}; give the star file of the particles"
+        )
     name = "particles" if "particles" in names else names[0]
-    if not len(blocks[name]): raise InputError(f"{path}: expected at least one particle, found a table with zero rows; select particles again")
-    if isinstance(blocks.get("optics"), dict): blocks["optics"] = pd.DataFrame([blocks["optics"]])   # one group, written without a loop
+    if not len(blocks[name]):
+        raise InputError(
+            f"{path}: expected at least one particle, found a table with zero rows; select particles again"
+        )
+    if isinstance(blocks.get("optics"), dict):
+        blocks["optics"] = pd.DataFrame([blocks["optics"]])  # one group, written without a loop
     return blocks, name
 
 # %% ../../nbs/particles/00_star.ipynb #c98d2094
 def optics_rows(path: Path, table: pd.DataFrame, optics) -> np.ndarray | None:
     "The row of the optics table for each particle."
-    if not isinstance(optics, pd.DataFrame) or not len(optics): return None
+    if not isinstance(optics, pd.DataFrame) or not len(optics):
+        return None
     if "rlnOpticsGroup" not in optics or "rlnOpticsGroup" not in table:
-        if len(optics) == 1: return np.zeros(len(table), dtype=int)
-        raise InputError(f"{path}: expected the column rlnOpticsGroup in both tables, found {len(optics)} groups without it; export the star file again")
+        if len(optics) == 1:
+            return np.zeros(len(table), dtype=int)
+        raise InputError(
+            f"{path}: expected the column rlnOpticsGroup in both tables, found {len(optics)} groups without it; export the star file again"
+        )
     rows = pd.Index(optics["rlnOpticsGroup"]).get_indexer(table["rlnOpticsGroup"])
     if (rows < 0).any():
-        raise InputError(f"{path}: expected optics groups {list(optics['rlnOpticsGroup'])}, found group {table['rlnOpticsGroup'].iloc[int(np.argmin(rows))]} "
-                         f"in row {int(np.argmin(rows)) + 1}; keep data_optics complete")
+        raise InputError(
+            f"{path}: expected optics groups {list(optics['rlnOpticsGroup'])}, found group {table['rlnOpticsGroup'].iloc[int(np.argmin(rows))]} "
+            f"in row {int(np.argmin(rows)) + 1}; keep data_optics complete"
+        )
     return rows
+
 
 def column(path: Path, name: str, table: pd.DataFrame, optics, rows) -> np.ndarray | None:
     "The values of a column for every particle (N,), from the optics groups if they have it, else from the table; None if neither has."
-    if rows is not None and name in optics: values = optics[name].to_numpy()[rows]
-    elif name in table: values = table[name].to_numpy()
-    else: return None
+    if rows is not None and name in optics:
+        values = optics[name].to_numpy()[rows]
+    elif name in table:
+        values = table[name].to_numpy()
+    else:
+        return None
     numbers = pd.to_numeric(pd.Series(values), errors="coerce").to_numpy(dtype=np.float64)
     bad = np.flatnonzero(~np.isfinite(numbers))
-    if len(bad): raise InputError(f"{path}: expected a number in {name}, found '{values[bad[0]]}' in row {bad[0] + 1} ({len(bad)} rows in all); repair or remove these rows")
+    if len(bad):
+        raise InputError(
+            f"{path}: expected a number in {name}, found '{values[bad[0]]}' in row {bad[0] + 1} ({len(bad)} rows in all); repair or remove these rows"
+        )
     return numbers
 
 # %% ../../nbs/particles/00_star.ipynb #38f95546
 def pixel_size_of(path: Path, get) -> float:
     "The one pixel size (A) of the stacks."
     values = get("rlnImagePixelSize")
-    if values is None: values = get("rlnPixelSize")
-    if values is None and get("rlnDetectorPixelSize") is not None and get("rlnMagnification") is not None:
+    if values is None:
+        values = get("rlnPixelSize")
+    if (
+        values is None
+        and get("rlnDetectorPixelSize") is not None
+        and get("rlnMagnification") is not None
+    ):
         values = 1e4 * get("rlnDetectorPixelSize") / np.maximum(get("rlnMagnification"), 1e-12)
     if values is None:
-        raise InputError(f"{path}: expected a pixel size, found neither rlnImagePixelSize (in data_optics or the table), nor rlnPixelSize, "
-                         "nor rlnDetectorPixelSize with rlnMagnification; add one of them")
+        raise InputError(
+            f"{path}: expected a pixel size, found neither rlnImagePixelSize (in data_optics or the table), nor rlnPixelSize, "
+            "nor rlnDetectorPixelSize with rlnMagnification; add one of them"
+        )
     if values.min() <= 0 or values.max() > values.min() * 1.0001:
         found = ", ".join(f"{v:g}" for v in np.unique(values.round(4))[:6])
-        raise InputError(f"{path}: expected one positive pixel size, found {found} A; select particles of one pixel size or rescale them to one")
+        raise InputError(
+            f"{path}: expected one positive pixel size, found {found} A; select particles of one pixel size or rescale them to one"
+        )
     return float(values[0])
 
 # %% ../../nbs/particles/00_star.ipynb #7afc894a
-_CTF = {"rlnDefocusU": None, "rlnDefocusV": None, "rlnDefocusAngle": None, "rlnVoltage": (10, 2000), "rlnSphericalAberration": None,
-        "rlnAmplitudeContrast": (-1, 1), "rlnPhaseShift": None}
+_CTF = {
+    "rlnDefocusU": None,
+    "rlnDefocusV": None,
+    "rlnDefocusAngle": None,
+    "rlnVoltage": (10, 2000),
+    "rlnSphericalAberration": None,
+    "rlnAmplitudeContrast": (-1, 1),
+    "rlnPhaseShift": None,
+}
+
 
 def ctf_params_of(path: Path, get, count: int) -> torch.Tensor:
     "CTF parameters (N, 7) in the order of `ctf.CTF_COLUMNS`."
     columns = {name: get(name) for name in _CTF}
-    if columns["rlnPhaseShift"] is None: columns["rlnPhaseShift"] = np.zeros(count)
+    if columns["rlnPhaseShift"] is None:
+        columns["rlnPhaseShift"] = np.zeros(count)
     missing = [name for name, values in columns.items() if values is None]
-    if missing: raise InputError(f"{path}: expected the CTF of every particle, found no column {', '.join(missing)} (nor in data_optics); run CTF estimation or add them")
+    if missing:
+        raise InputError(
+            f"{path}: expected the CTF of every particle, found no column {', '.join(missing)} (nor in data_optics); run CTF estimation or add them"
+        )
     for name, limits in _CTF.items():
         if limits and (columns[name].min() < limits[0] or columns[name].max() > limits[1]):
-            raise InputError(f"{path}: expected {name} between {limits[0]} and {limits[1]} (kV, fraction), found {columns[name].min():g} to {columns[name].max():g}; check its unit")
+            raise InputError(
+                f"{path}: expected {name} between {limits[0]} and {limits[1]} (kV, fraction), found {columns[name].min():g} to {columns[name].max():g}; check its unit"
+            )
     for name in ("rlnCtfDataAreCtfPremultiplied", "rlnCtfDataArePhaseFlipped"):
         if (applied := get(name)) is not None and applied.any():
-            raise InputError(f"{path}: expected images with their CTF untouched, found {name} = 1; extract the particles without CTF correction")
+            raise InputError(
+                f"{path}: expected images with their CTF untouched, found {name} = 1; extract the particles without CTF correction"
+            )
     return torch.tensor(np.stack(list(columns.values()), 1), dtype=torch.float32)
 
 # %% ../../nbs/particles/00_star.ipynb #9a8e7b39
-def poses_of(path: Path, get, count: int, pixel_size: float) -> tuple[torch.Tensor, torch.Tensor, str]:
+def poses_of(
+    path: Path, get, count: int, pixel_size: float
+) -> tuple[torch.Tensor, torch.Tensor, str]:
     "Rotations (N, 3, 3), shifts (N, 2) in pixels of the stack, and a note."
     angles = [get(name) for name in ANGLES]
     missing = [name for name, values in zip(ANGLES, angles) if values is None]
-    if missing: raise InputError(f"{path}: expected the pose of every particle, found no column {', '.join(missing)}; run a 3D refinement and give its star file")
+    if missing:
+        raise InputError(
+            f"{path}: expected the pose of every particle, found no column {', '.join(missing)}; run a 3D refinement and give its star file"
+        )
     angst, pixels = [get(f"rlnOrigin{a}Angst") for a in "XY"], [get(f"rlnOrigin{a}") for a in "XY"]
-    for pair, names in ((angst, "rlnOriginXAngst and rlnOriginYAngst"), (pixels, "rlnOriginX and rlnOriginY")):
-        if (pair[0] is None) != (pair[1] is None): raise InputError(f"{path}: expected both {names}, found one of them; add the other")
+    for pair, names in (
+        (angst, "rlnOriginXAngst and rlnOriginYAngst"),
+        (pixels, "rlnOriginX and rlnOriginY"),
+    ):
+        if (pair[0] is None) != (pair[1] is None):
+            raise InputError(f"{path}: expected both {names}, found one of them; add the other")
     note = ""
-    if angst[0] is not None: shifts = np.stack(angst, 1) / pixel_size
-    elif pixels[0] is not None: shifts = np.stack(pixels, 1)
-    else: shifts, note = np.zeros((count, 2)), "no origins in the table: particles taken as centred"
+    if angst[0] is not None:
+        shifts = np.stack(angst, 1) / pixel_size
+    elif pixels[0] is not None:
+        shifts = np.stack(pixels, 1)
+    else:
+        shifts, note = np.zeros((count, 2)), "no origins in the table: particles taken as centred"
     rotations = euler_to_matrix(torch.tensor(np.stack(angles, 1), dtype=torch.float64)).float()
     return rotations, torch.tensor(shifts, dtype=torch.float32), note
 
@@ -115,40 +196,77 @@ def poses_of(path: Path, get, count: int, pixel_size: float) -> tuple[torch.Tens
 def _find_stack(name: str, star: Path, datadir, row: int, hint: list) -> Path:
     "The file that `name` means; `hint` remembers the folder that worked last."
     bases = [Path(datadir)] if datadir else []
-    bases += dict.fromkeys([*star.absolute().parents, *star.resolve().parents])   # of the link, then of what it points to
+    bases += dict.fromkeys(
+        [*star.absolute().parents, *star.resolve().parents]
+    )  # of the link, then of what it points to
     for base in hint + bases:
         if (base / name).is_file():
             hint[:] = [base]
             return base / name
-    for base in bases[:2] if datadir else bases[:1]:    # the stack lies beside the star file, or in datadir, without its old folders
-        if (base / Path(name).name).is_file(): return base / Path(name).name
-    raise InputError(f"{star}: expected the stack {name} (row {row + 1}), found no such file in {bases[0]} or {'beside the star file' if datadir else 'its parent folders'}; "
-                     "give the folder it is relative to with --datadir")
+    for base in (
+        bases[:2] if datadir else bases[:1]
+    ):  # the stack lies beside the star file, or in datadir, without its old folders
+        if (base / Path(name).name).is_file():
+            return base / Path(name).name
+    raise InputError(
+        f"{star}: expected the stack {name} (row {row + 1}), found no such file in {bases[0]} or {'beside the star file' if datadir else 'its parent folders'}; "
+        "give the folder it is relative to with --datadir"
+    )
+
 
 def locate(path: Path, names: pd.Series, datadir) -> tuple[list, np.ndarray, np.ndarray]:
     "Return (stack files, file number of each particle (N,), index in that file from 0 (N,))."
     parts = names.astype(str).str.rpartition("@")
-    index = pd.to_numeric(parts[0].where(parts[0] != "", "1"), errors="coerce").to_numpy(dtype=np.float64)
+    index = pd.to_numeric(parts[0].where(parts[0] != "", "1"), errors="coerce").to_numpy(
+        dtype=np.float64
+    )
     bad = np.flatnonzero(~(index >= 1) | (index % 1 != 0) | (parts[2] == "").to_numpy())
-    if len(bad): raise InputError(f"{path}: expected rlnImageName as index@stack with an index from 1, found '{names.iloc[bad[0]]}' in row {bad[0] + 1}; repair the table")
+    if len(bad):
+        raise InputError(
+            f"{path}: expected rlnImageName as index@stack with an index from 1, found '{names.iloc[bad[0]]}' in row {bad[0] + 1}; repair the table"
+        )
     file_of, stacks = pd.factorize(parts[2])
-    first, hint = [int(np.argmax(file_of == k)) for k in range(len(stacks))] if len(stacks) < 1000 else pd.Series(file_of).drop_duplicates().index, []
-    return [_find_stack(s, path, datadir, r, hint) for s, r in zip(stacks, first)], file_of, index.astype(np.int64) - 1
+    first, hint = (
+        [int(np.argmax(file_of == k)) for k in range(len(stacks))]
+        if len(stacks) < 1000
+        else pd.Series(file_of).drop_duplicates().index,
+        [],
+    )
+    return (
+        [_find_stack(s, path, datadir, r, hint) for s, r in zip(stacks, first)],
+        file_of,
+        index.astype(np.int64) - 1,
+    )
 
 # %% ../../nbs/particles/00_star.ipynb #f615e9a3
-def check_stacks(path: Path, files: list, file_of: np.ndarray, index: np.ndarray, image_size) -> int:
+def check_stacks(
+    path: Path, files: list, file_of: np.ndarray, index: np.ndarray, image_size
+) -> int:
     "Compare star file and headers; return the box of the images."
     highest = pd.Series(index).groupby(file_of).max()
     box, first = None, files[0]
     for k, file in enumerate(files):
         n, y, x = mrc_info(file).shape
-        if y != x: raise InputError(f"{file}: expected square images, found {x} x {y} (x y); extract the particles with a square box")
-        if y % 2 or y < 4: raise InputError(f"{file}: expected an even box of at least 4 pixels, found {y}; extract the particles with an even box")
+        if y != x:
+            raise InputError(
+                f"{file}: expected square images, found {x} x {y} (x y); extract the particles with a square box"
+            )
+        if y % 2 or y < 4:
+            raise InputError(
+                f"{file}: expected an even box of at least 4 pixels, found {y}; extract the particles with an even box"
+            )
         if highest[k] >= n:
             row = int(np.flatnonzero((file_of == k) & (index >= n))[0])
-            raise InputError(f"{path}: expected image {highest[k] + 1} of {file.name} (first too high in row {row + 1}), found {n} images in it; the star file belongs to another stack")
-        if box not in (None, y): raise InputError(f"{path}: expected images of one box, found {box} in {first.name} and {y} in {file.name}; extract the particles with one box")
+            raise InputError(
+                f"{path}: expected image {highest[k] + 1} of {file.name} (first too high in row {row + 1}), found {n} images in it; the star file belongs to another stack"
+            )
+        if box not in (None, y):
+            raise InputError(
+                f"{path}: expected images of one box, found {box} in {first.name} and {y} in {file.name}; extract the particles with one box"
+            )
         box = y
     if image_size is not None and (image_size != box).any():
-        raise InputError(f"{path}: expected images of {image_size[image_size != box][0]:g} pixels (rlnImageSize), found {box} in {first.name}; star file and stack do not belong together")
+        raise InputError(
+            f"{path}: expected images of {image_size[image_size != box][0]:g} pixels (rlnImageSize), found {box} in {first.name}; star file and stack do not belong together"
+        )
     return box

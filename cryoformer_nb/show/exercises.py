@@ -13,32 +13,48 @@ from typing import NamedTuple
 # %% ../../nbs/show/00_exercises.ipynb #1b8947eb
 class Verdict(NamedTuple):
     "What `check` found: true if solved; shown as one line in a notebook."
-    state: str              # "Right", "Not yet" or "Not tried yet"
+
+    state: str  # "Right", "Not yet" or "Not tried yet"
     message: str
-    def __bool__(self): return self.state == "Right"
-    def __repr__(self): return f"{self.state}: {self.message}"
+
+    def __bool__(self):
+        return self.state == "Right"
+
+    def __repr__(self):
+        return f"{self.state}: {self.message}"
+
     def _repr_html_(self):
         colour = {"Right": "#009E73", "Not yet": "#D55E00"}.get(self.state, "#888888")
         return f'<p style="border-left: 4px solid {colour}; padding: 2px 10px; margin: 4px 0"><b>{escape(self.state)}.</b> {escape(self.message)}</p>'
 
 # %% ../../nbs/show/00_exercises.ipynb #544a502b
-def check(answer,                    # what the reader gave; `...` means not tried yet
-          *tests,                    # pairs (function of the answer -> true if fine, hint: string or function of the answer), in order
-          right: str = "well done"   # what to say when all is fine
-          ) -> Verdict:
+def check(
+    answer,  # what the reader gave; `...` means not tried yet
+    *tests,  # pairs (function of the answer -> true if fine, hint: string or function of the answer), in order
+    right: str = "well done",  # what to say when all is fine
+) -> Verdict:
     "The first thing that is wrong with an answer, as a sentence; true if nothing is. Never raises."
-    if answer is ...: return Verdict("Not tried yet", "replace the ... above and run both cells again")
+    if answer is ...:
+        return Verdict("Not tried yet", "replace the ... above and run both cells again")
     for test, hint in tests:
         try:
-            if bool(test(answer)): continue
+            if bool(test(answer)):
+                continue
             found = ""
-        except Exception as error: found = f" (trying it gave {type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'})"
-        try: text = hint(answer) if callable(hint) else hint
-        except Exception: text = "the answer is not of the kind that was asked for"
+        except Exception as error:
+            found = f" (trying it gave {type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'})"
+        try:
+            text = hint(answer) if callable(hint) else hint
+        except Exception:
+            text = "the answer is not of the kind that was asked for"
         return Verdict("Not yet", text + found)
     return Verdict("Right", right)
 
 # %% ../../nbs/show/00_exercises.ipynb #bb8ff816
 def size(full, small):
     "`full`, or `small` where the environment variable CRYOFORMER_TUTORIAL_SIZE is `small`: the tests run every tutorial that way."
-    return small if os.environ.get("CRYOFORMER_TUTORIAL_SIZE", "full").strip().lower() == "small" else full
+    return (
+        small
+        if os.environ.get("CRYOFORMER_TUTORIAL_SIZE", "full").strip().lower() == "small"
+        else full
+    )

@@ -23,109 +23,188 @@ import torch
 from plotly.subplots import make_subplots
 from scipy.spatial import cKDTree
 
+from ..analysis.flexibility import read_labels
+from ..analysis.latent import motion_coordinate, motion_path, pca, principal_path
 from ..core.conventions import InputError
-from ..imaging.ctf import ctf
 from ..core.figures import PALETTE
 from ..core.files import atomic_path, write_map
-from ..analysis.flexibility import read_labels
 from ..core.fourier import rfft2c
-from ..analysis.latent import motion_coordinate, motion_path, pca, principal_path
-from ..training.losses import half_weights, image_loss
-from .panels import listen, Panel, Worker, control, live_figure, row
+from ..imaging.ctf import ctf
 from ..particles.particles import evenly, load_particles
-from .plots import _binned, _camera, _layout, _lit, _mesh3d, _scene, mesh, surface_level
 from ..particles.star import read_star
+from .panels import Panel, Worker, control, listen, live_figure, row
+from cryoformer_nb.show.plots import (
+    _binned,
+    _camera,
+    _layout,
+    _lit,
+    _mesh3d,
+    _scene,
+    mesh,
+    surface_level,
+)
 from .surfaces import shrunk
+from ..training.losses import half_weights, image_loss
 
 # %% ../../nbs/show/05_explorer.ipynb #db54967a
-def inside(polygon,   # (m, 2) corners in order
-           xy         # (N, 2)
-           ) -> np.ndarray:
+def inside(
+    polygon,  # (m, 2) corners in order
+    xy,  # (N, 2)
+) -> np.ndarray:
     "Which points lie inside a closed polygon, (N,) bool."
-    polygon, xy, odd = np.asarray(polygon, dtype=np.float64), np.asarray(xy, dtype=np.float64), np.zeros(len(xy), dtype=bool)
+    polygon, xy, odd = (
+        np.asarray(polygon, dtype=np.float64),
+        np.asarray(xy, dtype=np.float64),
+        np.zeros(len(xy), dtype=bool),
+    )
     for (x0, y0), (x1, y1) in zip(polygon, np.roll(polygon, -1, axis=0)):
         between = (y0 > xy[:, 1]) != (y1 > xy[:, 1])
-        if y0 != y1: odd ^= between & (xy[:, 0] < x0 + (xy[:, 1] - y0) * (x1 - x0) / (y1 - y0))
+        if y0 != y1:
+            odd ^= between & (xy[:, 0] < x0 + (xy[:, 1] - y0) * (x1 - x0) / (y1 - y0))
     return odd
 
 # %% ../../nbs/show/05_explorer.ipynb #55bf8eae
-def save_selection(rows,     # particle numbers, from 0
-                   path,     # .star, .npy, .txt or .pkl
-                   blocks: dict | None = None,  # of the star file, for .star
-                   block: str = "particles"
-                   ) -> Path:
+def save_selection(
+    rows,  # particle numbers, from 0
+    path,  # .star, .npy, .txt or .pkl
+    blocks: dict | None = None,  # of the star file, for .star
+    block: str = "particles",
+) -> Path:
     "Write the chosen particles. `InputError` if there are none, or for another kind of file."
     rows, path = np.sort(np.asarray(rows, dtype=np.int64)), Path(path)
-    if not len(rows): raise InputError("selection: expected at least one particle, found none; draw around some")
-    if path.suffix not in (".star", ".npy", ".txt", ".pkl"): raise InputError(f"{path}: expected a name that ends in .star, .npy, .txt or .pkl, found '{path.suffix or 'no ending'}'")
-    if path.suffix == ".star" and blocks is None: raise InputError(f"{path}: expected the star file of the particles, found none in the run; save as .npy")
+    if not len(rows):
+        raise InputError("selection: expected at least one particle, found none; draw around some")
+    if path.suffix not in (".star", ".npy", ".txt", ".pkl"):
+        raise InputError(
+            f"{path}: expected a name that ends in .star, .npy, .txt or .pkl, found '{path.suffix or 'no ending'}'"
+        )
+    if path.suffix == ".star" and blocks is None:
+        raise InputError(
+            f"{path}: expected the star file of the particles, found none in the run; save as .npy"
+        )
     with atomic_path(path) as name:
-        if path.suffix == ".star": starfile.write({**blocks, block: blocks[block].iloc[rows]}, name, float_format="%.12g", na_rep="<NA>")
-        elif path.suffix == ".txt": np.savetxt(name, rows, fmt="%d")
+        if path.suffix == ".star":
+            starfile.write(
+                {**blocks, block: blocks[block].iloc[rows]},
+                name,
+                float_format="%.12g",
+                na_rep="<NA>",
+            )
+        elif path.suffix == ".txt":
+            np.savetxt(name, rows, fmt="%d")
         else:
-            with open(name, "wb") as file: np.save(file, rows) if path.suffix == ".npy" else pickle.dump(rows, file)
+            with open(name, "wb") as file:
+                np.save(file, rows) if path.suffix == ".npy" else pickle.dump(rows, file)
     return path
 
 # %% ../../nbs/show/05_explorer.ipynb #1482f9c4
 @torch.no_grad()
-def particle_losses(run,                # a `Run`
-                    particles=None,     # of the run; by default read from where the run found them
-                    progress=None       # called with the share that is done
-                    ) -> np.ndarray:    # (N,)
+def particle_losses(
+    run,  # a `Run`
+    particles=None,  # of the run; by default read from where the run found them
+    progress=None,  # called with the share that is done
+) -> np.ndarray:  # (N,)
     "The image loss of every particle under its own latent and pose."
-    particles = load_particles(run.checkpoint["particles"]["path"], box=run.box) if particles is None else particles
-    if len(particles) != len(run.latents): raise InputError(f"losses: expected the {len(run.latents)} particles of the run, found {len(particles)}")
+    particles = (
+        load_particles(run.checkpoint["particles"]["path"], box=run.box)
+        if particles is None
+        else particles
+    )
+    if len(particles) != len(run.latents):
+        raise InputError(
+            f"losses: expected the {len(run.latents)} particles of the run, found {len(particles)}"
+        )
     net, z, weights, losses = run.model, torch.as_tensor(run.latents), half_weights(run.box), []
     R, t = (torch.as_tensor(p) for p in run.poses)
     for rows in torch.arange(len(z)).split(max(8, min(64, 4_000_000 // len(net.support.coords)))):
-        y, h = rfft2c(particles.images(rows)) / net.noise, ctf(particles.ctf_params[rows], run.box, run.pixel_size) / net.noise
+        y, h = (
+            rfft2c(particles.images(rows)) / net.noise,
+            ctf(particles.ctf_params[rows], run.box, run.pixel_size) / net.noise,
+        )
         losses.append(image_loss(net.predict(z[rows], R[rows], t[rows], h), y, weights))
-        if progress: progress(int(rows[-1] + 1) / len(z))
+        if progress:
+            progress(int(rows[-1] + 1) / len(z))
     return torch.cat(losses).numpy()
 
 # %% ../../nbs/show/05_explorer.ipynb #86407c0c
 class Cloud:
     "Latents and all that can be an axis or a colour, by name."
+
     def __init__(self, run, truth=None, colours: dict | None = None, particles=None):
-        self.run, self.particles, self.latents = run, particles, np.asarray(run.latents, dtype=np.float64)
+        self.run, self.particles, self.latents = (
+            run,
+            particles,
+            np.asarray(run.latents, dtype=np.float64),
+        )
         self.count, self.axes_, self.share = len(self.latents), *pca(self.latents)[0:3:2]
-        self.centre, self.known, self.given = self.latents.mean(0), {}, {k: np.asarray(v, dtype=np.float64) for k, v in (colours or {}).items()}
-        if truth is not None: self.given["true state"] = np.asarray(read_labels(truth), dtype=np.float64)
+        self.centre, self.known, self.given = (
+            self.latents.mean(0),
+            {},
+            {k: np.asarray(v, dtype=np.float64) for k, v in (colours or {}).items()},
+        )
+        if truth is not None:
+            self.given["true state"] = np.asarray(read_labels(truth), dtype=np.float64)
         for name, values in self.given.items():
-            if values.shape != (self.count,): raise InputError(f"explore: expected {self.count} values for {name}, one a particle, found an array of shape {values.shape}")
+            if values.shape != (self.count,):
+                raise InputError(
+                    f"explore: expected {self.count} values for {name}, one a particle, found an array of shape {values.shape}"
+                )
 
     @cached_property
     def blocks(self) -> tuple:
         "The blocks of the run's star file and the name of the one with the particles; (None, '') if there is none."
-        try: return read_star(Path(self.run.path) / "poses.star")
-        except (InputError, TypeError, AttributeError): return None, ""
+        try:
+            return read_star(Path(self.run.path) / "poses.star")
+        except (InputError, TypeError, AttributeError):
+            return None, ""
 
-    def axes(self) -> list: return [f"PC {k + 1}" for k in range(len(self.share))] + [f"z {k + 1}" for k in range(self.latents.shape[1])] + ["along the motion", "UMAP 1", "UMAP 2"]
+    def axes(self) -> list:
+        return (
+            [f"PC {k + 1}" for k in range(len(self.share))]
+            + [f"z {k + 1}" for k in range(self.latents.shape[1])]
+            + ["along the motion", "UMAP 1", "UMAP 2"]
+        )
 
     def colours(self) -> list:
         blocks, block = self.blocks
         table = blocks[block] if blocks else {}
-        return ["particles", *self.given, *(["loss (no unit)"] if getattr(self.run, "model", None) is not None else []), "along the motion"] + [c for c in table if pd.api.types.is_numeric_dtype(table[c]) and table[c].nunique() > 1]
+        return [
+            "particles",
+            *self.given,
+            *(["loss (no unit)"] if getattr(self.run, "model", None) is not None else []),
+            "along the motion",
+        ] + [c for c in table if pd.api.types.is_numeric_dtype(table[c]) and table[c].nunique() > 1]
 
     @cached_property
-    def tree(self) -> cKDTree: return cKDTree(self.latents)
+    def tree(self) -> cKDTree:
+        return cKDTree(self.latents)
 
 # %% ../../nbs/show/05_explorer.ipynb #a9dab221
 def values(self: Cloud, name: str, progress=None) -> np.ndarray | None:
     "The numbers of an axis or a colour, (N,); None for `particles`, which have one colour."
-    if name == "particles": return None
-    if name not in self.known: self.known |= self._compute(name, progress)
+    if name == "particles":
+        return None
+    if name not in self.known:
+        self.known |= self._compute(name, progress)
     return self.known[name]
+
 
 def _compute(self: Cloud, name: str, progress) -> dict:
     kind, _, number = name.partition(" ")
-    if name in self.given: return {name: self.given[name]}
-    if kind == "PC": return {name: (self.latents - self.centre) @ self.axes_[int(number) - 1]}
-    if kind == "z": return {name: self.latents[:, int(number) - 1]}
-    if kind == "UMAP": return dict(zip(("UMAP 1", "UMAP 2"), umap_plane(self.latents).T))
-    if kind == "loss": return {name: particle_losses(self.run, self.particles, progress)}
-    if name == "along the motion": return {name: motion_coordinate(self.latents)}
+    if name in self.given:
+        return {name: self.given[name]}
+    if kind == "PC":
+        return {name: (self.latents - self.centre) @ self.axes_[int(number) - 1]}
+    if kind == "z":
+        return {name: self.latents[:, int(number) - 1]}
+    if kind == "UMAP":
+        return dict(zip(("UMAP 1", "UMAP 2"), umap_plane(self.latents).T))
+    if kind == "loss":
+        return {name: particle_losses(self.run, self.particles, progress)}
+    if name == "along the motion":
+        return {name: motion_coordinate(self.latents)}
     return {name: self.blocks[0][self.blocks[1]][name].to_numpy(dtype=np.float64)}
+
 
 Cloud.values, Cloud._compute = values, _compute
 
@@ -133,92 +212,219 @@ Cloud.values, Cloud._compute = values, _compute
 def title(self: Cloud, name: str) -> str:
     "A label with its unit."
     kind, _, number = name.partition(" ")
-    if kind == "PC": return f"{name}, latent units ({self.share[int(number) - 1]:.0%})"
+    if kind == "PC":
+        return f"{name}, latent units ({self.share[int(number) - 1]:.0%})"
     units = dict(rlnDefocus="Å", rlnOrigin="Å", rlnAngle="degrees", rlnCoordinate="px")
-    return name + next((f" ({u})" for k, u in units.items() if name.startswith(k)), "" if name in self.given or "(" in name else ", latent units" if kind in ("z", "along") else " (no unit)")
+    return name + next(
+        (f" ({u})" for k, u in units.items() if name.startswith(k)),
+        ""
+        if name in self.given or "(" in name
+        else ", latent units"
+        if kind in ("z", "along")
+        else " (no unit)",
+    )
+
 
 def place(self: Cloud, latents, names) -> np.ndarray:
     "Where latents (k, d) lie in the plane of two axes (k, 2): exactly for linear axes, else with their nearest particle."
     latents, near, out = np.atleast_2d(latents), None, []
     for name in names:
         kind, _, number = name.partition(" ")
-        if kind == "PC": out.append((latents - self.centre) @ self.axes_[int(number) - 1])
-        elif kind == "z": out.append(latents[:, int(number) - 1])
-        else: out.append(self.values(name)[self.tree.query(latents)[1]])
+        if kind == "PC":
+            out.append((latents - self.centre) @ self.axes_[int(number) - 1])
+        elif kind == "z":
+            out.append(latents[:, int(number) - 1])
+        else:
+            out.append(self.values(name)[self.tree.query(latents)[1]])
     return np.stack(out, 1)
+
 
 Cloud.title, Cloud.place = title, place
 
+
 def umap_plane(latents) -> np.ndarray:
     "Coordinates (N, 2) of UMAP (McInnes, 2018). `InputError` if the package is not installed."
-    try: umap = import_module("umap")
-    except ImportError as error: raise InputError("UMAP: expected the package umap-learn, found none; pip install umap-learn, or use the principal components") from error
-    return np.asarray(umap.UMAP(n_components=2, random_state=0).fit_transform(latents), dtype=np.float64)
+    try:
+        umap = import_module("umap")
+    except ImportError as error:
+        raise InputError(
+            "UMAP: expected the package umap-learn, found none; pip install umap-learn, or use the principal components"
+        ) from error
+    return np.asarray(
+        umap.UMAP(n_components=2, random_state=0).fit_transform(latents), dtype=np.float64
+    )
 
 # %% ../../nbs/show/05_explorer.ipynb #54d30aad
 class Explorer(Panel):
     "Latents and maps of a run side by side; made by `explore`."
+
     def __init__(self, cloud: Cloud, n: int = 10, height: int = 440, limit: int = 20_000):
         self.cloud, self.n, self.height, self.run = cloud, n, height, cloud.run
         self.x, self.y = "PC 1", "PC 2" if len(cloud.share) > 1 else "PC 1"
         self.colour = next(iter(cloud.given), "particles")
-        self.rows = evenly(cloud.count, limit if cloud.count <= limit else limit // 2)      # the particles that are drawn as points
+        self.rows = evenly(
+            cloud.count, limit if cloud.count <= limit else limit // 2
+        )  # the particles that are drawn as points
         self.dense = cloud.count > limit
         self.selected, self.picked, self.path_name = np.zeros(0, dtype=np.int64), [], "main motion"
         self.path, self.cache, self.model_lock = motion_path(cloud.latents, n), {}, threading.Lock()
-        self.latent, self.what, self.volume = self.path[n // 2], f"map {n // 2 + 1} of {n} along the main motion", None
+        self.latent, self.what, self.volume = (
+            self.path[n // 2],
+            f"map {n // 2 + 1} of {n} along the main motion",
+            None,
+        )
         self.camera, self.level = None, None
 
-    def __repr__(self) -> str: return f"Explorer({self.cloud.count} particles, {len(self.selected)} selected)"
+    def __repr__(self) -> str:
+        return f"Explorer({self.cloud.count} particles, {len(self.selected)} selected)"
 
     @property
-    def plane(self) -> np.ndarray: return np.stack([self.cloud.values(self.x), self.cloud.values(self.y)], 1)
+    def plane(self) -> np.ndarray:
+        return np.stack([self.cloud.values(self.x), self.cloud.values(self.y)], 1)
 
     def decode(self, z) -> np.ndarray:
         "The map of a latent; one at a time, whichever thread asks."
-        with self.model_lock: volume = np.asarray(self.run.volume(z) if hasattr(self.run, "volume") else self.run.volumes(np.atleast_2d(z))[0], dtype=np.float32)
+        with self.model_lock:
+            volume = np.asarray(
+                self.run.volume(z)
+                if hasattr(self.run, "volume")
+                else self.run.volumes(np.atleast_2d(z))[0],
+                dtype=np.float32,
+            )
         if self.level is None:
-            self.average, self.sigma, self.level = float(volume.mean()), float(volume.std()), surface_level(volume)
+            self.average, self.sigma, self.level = (
+                float(volume.mean()),
+                float(volume.std()),
+                surface_level(volume),
+            )
             self.camera = _camera(volume, self.level)
         return volume
 
     def nearest(self, xy) -> int:
         "The particle whose place in the plane is nearest to a point, each axis in units of its spread."
         spread = self.plane.std(0) + 1e-12
-        return int((((self.plane - xy) / spread)**2).sum(1).argmin())
+        return int((((self.plane - xy) / spread) ** 2).sum(1).argmin())
 
 # %% ../../nbs/show/05_explorer.ipynb #ace16fa0
 def _points(self: Explorer, rows, size: float | None = None) -> dict:
     "The scatter of some particles."
     value, plane = self.cloud.values(self.colour), self.plane[rows].astype(np.float32)
-    marker = dict(size=size or (6 if len(rows) < 5000 else 4), opacity=0.0 if self.dense else 0.7, color=PALETTE[0], showscale=False)
+    marker = dict(
+        size=size or (6 if len(rows) < 5000 else 4),
+        opacity=0.0 if self.dense else 0.7,
+        color=PALETTE[0],
+        showscale=False,
+    )
     if value is not None:
         low, high = np.nanpercentile(value, (1, 99))
-        marker |= dict(color=value[rows].astype(np.float32), colorscale="Viridis", cmin=float(low), cmax=float(max(high, low + 1e-9)), showscale=not self.dense, colorbar=_bar(self.cloud.title(self.colour)))
-    return dict(type="scattergl", x=plane[:, 0], y=plane[:, 1], mode="markers", marker=marker, name="particles", selected=dict(marker=dict(opacity=0.9, color=PALETTE[1])),
-                unselected=dict(marker=dict(opacity=0.0 if self.dense else 0.25)), hovertemplate="particle %{customdata}<extra></extra>", customdata=np.asarray(rows, dtype=np.int32))
+        marker |= dict(
+            color=value[rows].astype(np.float32),
+            colorscale="Viridis",
+            cmin=float(low),
+            cmax=float(max(high, low + 1e-9)),
+            showscale=not self.dense,
+            colorbar=_bar(self.cloud.title(self.colour)),
+        )
+    return dict(
+        type="scattergl",
+        x=plane[:, 0],
+        y=plane[:, 1],
+        mode="markers",
+        marker=marker,
+        name="particles",
+        selected=dict(marker=dict(opacity=0.9, color=PALETTE[1])),
+        unselected=dict(marker=dict(opacity=0.0 if self.dense else 0.25)),
+        hovertemplate="particle %{customdata}<extra></extra>",
+        customdata=np.asarray(rows, dtype=np.int32),
+    )
 
-def _bar(title: str) -> dict: return dict(title=dict(text=title, side="right"), thickness=12, len=0.9, outlinewidth=0)
+
+def _bar(title: str) -> dict:
+    return dict(title=dict(text=title, side="right"), thickness=12, len=0.9, outlinewidth=0)
+
 
 def plane_figure(self: Explorer, rows=None, bins: int = 160) -> go.Figure:
     "The latent plane."
     rows = self.rows if rows is None else rows
-    heat = _binned(*self.plane.T, self.cloud.values(self.colour), bins) if self.dense else go.Heatmap(x=[0], y=[0], z=[[0]], visible=False)
-    heat.update(name="density", colorbar=_bar("log₁₀ particles" if self.colour == "particles" else self.cloud.title(self.colour)), hovertemplate="%{z:.3g}<extra></extra>")
+    heat = (
+        _binned(*self.plane.T, self.cloud.values(self.colour), bins)
+        if self.dense
+        else go.Heatmap(x=[0], y=[0], z=[[0]], visible=False)
+    )
+    heat.update(
+        name="density",
+        colorbar=_bar(
+            "log₁₀ particles" if self.colour == "particles" else self.cloud.title(self.colour)
+        ),
+        hovertemplate="%{z:.3g}<extra></extra>",
+    )
     fig = go.Figure([heat, self._points(rows)])
-    dark, always = "#1d2733", dict(unselected=dict(marker=dict(opacity=1)))      # a selection dims particles only
-    fig.add_scattergl(x=[], y=[], mode="lines+markers", marker=dict(size=7, color="white", line=dict(color=dark, width=2)), line=dict(color=dark, width=1.5), name="path", hovertemplate="map %{text}<extra></extra>", **always)
-    fig.add_scattergl(x=[], y=[], mode="markers+text", marker=dict(symbol="x", size=10, color=PALETTE[1]), textposition="top center", textfont=dict(color=PALETTE[1], size=14), name="picked", hoverinfo="skip", **always)
-    fig.add_scattergl(x=[], y=[], mode="markers", marker=dict(size=20, color="rgba(0,0,0,0)", line=dict(color=PALETTE[1], width=3)), name="shown", hoverinfo="skip", **always)
-    for k, change in self._marks().items(): fig.data[k].update(change)
-    fig.data[0].z = [[None if np.isnan(v) else round(float(v), 3) for v in line] for line in fig.data[0].z]      # JSON has no nan
-    return _layout(fig, self.height, xaxis_title=self.cloud.title(self.x), yaxis_title=self.cloud.title(self.y), dragmode="lasso", showlegend=False, uirevision="plane").update_layout(margin=dict(l=60, r=10, t=36, b=50))
+    dark, always = (
+        "#1d2733",
+        dict(unselected=dict(marker=dict(opacity=1))),
+    )  # a selection dims particles only
+    fig.add_scattergl(
+        x=[],
+        y=[],
+        mode="lines+markers",
+        marker=dict(size=7, color="white", line=dict(color=dark, width=2)),
+        line=dict(color=dark, width=1.5),
+        name="path",
+        hovertemplate="map %{text}<extra></extra>",
+        **always,
+    )
+    fig.add_scattergl(
+        x=[],
+        y=[],
+        mode="markers+text",
+        marker=dict(symbol="x", size=10, color=PALETTE[1]),
+        textposition="top center",
+        textfont=dict(color=PALETTE[1], size=14),
+        name="picked",
+        hoverinfo="skip",
+        **always,
+    )
+    fig.add_scattergl(
+        x=[],
+        y=[],
+        mode="markers",
+        marker=dict(size=20, color="rgba(0,0,0,0)", line=dict(color=PALETTE[1], width=3)),
+        name="shown",
+        hoverinfo="skip",
+        **always,
+    )
+    for k, change in self._marks().items():
+        fig.data[k].update(change)
+    fig.data[0].z = [
+        [None if np.isnan(v) else round(float(v), 3) for v in line] for line in fig.data[0].z
+    ]  # JSON has no nan
+    return _layout(
+        fig,
+        self.height,
+        xaxis_title=self.cloud.title(self.x),
+        yaxis_title=self.cloud.title(self.y),
+        dragmode="lasso",
+        showlegend=False,
+        uirevision="plane",
+    ).update_layout(margin=dict(l=60, r=10, t=36, b=50))
+
 
 def _marks(self: Explorer) -> dict:
     "Places of path, picked points and ring: trace number -> properties."
-    where = lambda z: self.cloud.place(z, (self.x, self.y)).round(5).T.tolist() if len(z) else [[], []]
-    (px, py), (qx, qy), (rx, ry) = where(self.path), where(np.array(self.picked)), where(np.atleast_2d(self.latent))
-    return {2: dict(x=px, y=py, text=[str(k + 1) for k in range(len(px))]), 3: dict(x=qx, y=qy, text=[str(k + 1) for k in range(len(qx))]), 4: dict(x=rx, y=ry)}
+    where = lambda z: (
+        self.cloud.place(z, (self.x, self.y)).round(5).T.tolist() if len(z) else [[], []]
+    )
+    (px, py), (qx, qy), (rx, ry) = (
+        where(self.path),
+        where(np.array(self.picked)),
+        where(np.atleast_2d(self.latent)),
+    )
+    return {
+        2: dict(x=px, y=py, text=[str(k + 1) for k in range(len(px))]),
+        3: dict(x=qx, y=qy, text=[str(k + 1) for k in range(len(qx))]),
+        4: dict(x=rx, y=ry),
+    }
+
 
 Explorer._points, Explorer.plane_figure, Explorer._marks = _points, plane_figure, _marks
 
@@ -226,76 +432,163 @@ Explorer._points, Explorer.plane_figure, Explorer._marks = _points, plane_figure
 def _surface(self: Explorer, volume, vertices: int | None = None) -> dict:
     "The mesh of a map at the common level."
     v, level = (volume, self.level) if vertices is None else shrunk(volume, self.level, vertices)
-    try: points, triangles = mesh(v, level, self.run.pixel_size * len(volume) / len(v), None if vertices else 128)
-    except InputError: points, triangles = np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint32)
-    return _mesh3d(points, triangles, color=PALETTE[5], hoverinfo="skip", name="map").to_plotly_json()
+    try:
+        points, triangles = mesh(
+            v, level, self.run.pixel_size * len(volume) / len(v), None if vertices else 128
+        )
+    except InputError:
+        points, triangles = np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint32)
+    return _mesh3d(
+        points, triangles, color=PALETTE[5], hoverinfo="skip", name="map"
+    ).to_plotly_json()
+
 
 def map_figure(self: Explorer, volume) -> go.Figure:
     "The map of one place, in a box that holds the whole path."
     trace, half = self._surface(volume), self.run.pixel_size * len(volume) / 2
-    solid = np.abs(np.argwhere(volume > self.level) - len(volume) // 2).max(initial=4) * self.run.pixel_size
+    solid = (
+        np.abs(np.argwhere(volume > self.level) - len(volume) // 2).max(initial=4)
+        * self.run.pixel_size
+    )
     reach = np.array([[-1, -1, -1], [1, 1, 1]]) * min(half, 1.15 * solid)
-    return _lit(_layout(go.Figure(trace), self.height, scene=_scene([reach], self.camera), uirevision="map", title=dict(text=self.what, font=dict(size=13), x=0.02)))
+    return _lit(
+        _layout(
+            go.Figure(trace),
+            self.height,
+            scene=_scene([reach], self.camera),
+            uirevision="map",
+            title=dict(text=self.what, font=dict(size=13), x=0.02),
+        )
+    )
+
 
 def static(self: Explorer) -> go.Figure:
     "Plane and maps side by side, with a slider over three places of the path."
-    fig, shown = make_subplots(1, 2, specs=[[{"type": "xy"}, {"type": "scene"}]], column_widths=[0.5, 0.5], horizontal_spacing=0.1), (0, self.n // 2, self.n - 1)
+    fig, shown = (
+        make_subplots(
+            1,
+            2,
+            specs=[[{"type": "xy"}, {"type": "scene"}]],
+            column_widths=[0.5, 0.5],
+            horizontal_spacing=0.1,
+        ),
+        (0, self.n // 2, self.n - 1),
+    )
     maps = [self.decode(self.path[k]) for k in shown]
     plane = self.plane_figure(self.rows[evenly(len(self.rows), 2500)], 80)
-    keep = [t for t in plane.data[:3] if t.visible is not False and not (self.dense and t.name == "particles")]
+    keep = [
+        t
+        for t in plane.data[:3]
+        if t.visible is not False and not (self.dense and t.name == "particles")
+    ]
     for trace in keep:
-        if trace.name == "particles": trace.customdata = None; trace.hovertemplate = None; trace.hoverinfo = "skip"; trace.marker.colorbar.update(x=0.455, len=0.85)
-        if trace.name == "density": trace.colorbar.update(x=0.455, len=0.85)
+        if trace.name == "particles":
+            trace.customdata = None
+            trace.hovertemplate = None
+            trace.hoverinfo = "skip"
+            trace.marker.colorbar.update(x=0.455, len=0.85)
+        if trace.name == "density":
+            trace.colorbar.update(x=0.455, len=0.85)
         fig.add_trace(trace, 1, 1)
     places = self.cloud.place(self.path[list(shown)], (self.x, self.y)).round(4)
     for k, (place, volume) in enumerate(zip(places, maps)):
-        fig.add_trace(go.Scattergl(plane.data[4]).update(x=[place[0]], y=[place[1]], visible=k == 1), 1, 1)
+        fig.add_trace(
+            go.Scattergl(plane.data[4]).update(x=[place[0]], y=[place[1]], visible=k == 1), 1, 1
+        )
         fig.add_trace(go.Mesh3d(self._surface(volume, 1000)).update(visible=k == 1), 1, 2)
     count, m = len(fig.data), len(keep)
-    steps = [dict(method="restyle", label=str(shown[k] + 1), args=[{"visible": [j < m or (j - m) // 2 == k for j in range(count)]}]) for k in range(3)]
-    slider = dict(active=1, steps=steps, currentvalue=dict(prefix=f"{self.path_name}: map "), x=0.56, len=0.42, pad=dict(t=0, b=4))
+    steps = [
+        dict(
+            method="restyle",
+            label=str(shown[k] + 1),
+            args=[{"visible": [j < m or (j - m) // 2 == k for j in range(count)]}],
+        )
+        for k in range(3)
+    ]
+    slider = dict(
+        active=1,
+        steps=steps,
+        currentvalue=dict(prefix=f"{self.path_name}: map "),
+        x=0.56,
+        len=0.42,
+        pad=dict(t=0, b=4),
+    )
     scene = self.map_figure(maps[1]).layout.scene
-    return _lit(_layout(fig, self.height + 40, xaxis_title=self.cloud.title(self.x), yaxis_title=self.cloud.title(self.y), scene=scene.update(domain=fig.layout.scene.domain), sliders=[slider], showlegend=False).update_layout(margin=dict(l=60, b=60)))
+    return _lit(
+        _layout(
+            fig,
+            self.height + 40,
+            xaxis_title=self.cloud.title(self.x),
+            yaxis_title=self.cloud.title(self.y),
+            scene=scene.update(domain=fig.layout.scene.domain),
+            sliders=[slider],
+            showlegend=False,
+        ).update_layout(margin=dict(l=60, b=60))
+    )
+
 
 Explorer._surface, Explorer.map_figure, Explorer.static = _surface, map_figure, static
 
 # %% ../../nbs/show/05_explorer.ipynb #bfadf86a
 def go_to(self: Explorer, particle: int) -> None:
     "Show the map of a particle."
-    if self._live and self.particle.value != particle: self.particle.value = particle        # which comes back here
-    else: self.show(self.cloud.latents[particle], f"particle {particle}")
+    if self._live and self.particle.value != particle:
+        self.particle.value = particle  # which comes back here
+    else:
+        self.show(self.cloud.latents[particle], f"particle {particle}")
+
 
 def show(self: Explorer, z, what: str, frame: int | None = None) -> None:
     "Show the map of a latent, decoded in the background."
     self.latent, self.what = np.asarray(z, dtype=np.float64), what
     self._mark()
-    self.worker(lambda: self._draw(self._frame(frame) if frame is not None else self.decode(z), what))
+    self.worker(
+        lambda: self._draw(self._frame(frame) if frame is not None else self.decode(z), what)
+    )
+
 
 def _frame(self: Explorer, k: int) -> np.ndarray:
     "A map of the path, kept for the next time if it is not too large."
-    if k in self.cache: return self.cache[k]
+    if k in self.cache:
+        return self.cache[k]
     volume = self.decode(self.path[k])
-    if volume.nbytes * self.n < 400e6: self.cache[k] = volume
+    if volume.nbytes * self.n < 400e6:
+        self.cache[k] = volume
     return volume
+
 
 def select(self: Explorer, rows, drawn: bool = False) -> None:
     "Make these particles the selection."
     self.selected = np.unique(np.asarray(rows, dtype=np.int64))
     self._mark_selection(drawn)
 
+
 def select_polygon(self: Explorer, corners, drawn: bool = False) -> None:
     "Select all particles inside a polygon of the plane (m, 2)."
     self.select(np.flatnonzero(inside(corners, self.plane)), drawn)
+
 
 def select_nearest(self: Explorer, n: int) -> None:
     "Select the particles whose latents are nearest to the place that is shown."
     self.select(self.cloud.tree.query(self.latent, min(n, self.cloud.count))[1])
 
+
 def save(self: Explorer, path) -> Path:
     "Save the selection as .star, .npy, .txt or .pkl."
-    return save_selection(self.selected, path, *(self.cloud.blocks if str(path).endswith(".star") else ()))
+    return save_selection(
+        self.selected, path, *(self.cloud.blocks if str(path).endswith(".star") else ())
+    )
 
-Explorer.go_to, Explorer.show, Explorer._frame, Explorer.select, Explorer.select_polygon, Explorer.select_nearest, Explorer.save = go_to, show, _frame, select, select_polygon, select_nearest, save
+
+(
+    Explorer.go_to,
+    Explorer.show,
+    Explorer._frame,
+    Explorer.select,
+    Explorer.select_polygon,
+    Explorer.select_nearest,
+    Explorer.save,
+) = go_to, show, _frame, select, select_polygon, select_nearest, save
 
 # %% ../../nbs/show/05_explorer.ipynb #a7f6a403
 def pick(self: Explorer) -> None:
@@ -303,62 +596,102 @@ def pick(self: Explorer) -> None:
     self.picked.append(self.latent.copy())
     self.set_path("picked points") if self.path_name == "picked points" else self._mark()
 
+
 def set_path(self: Explorer, name: str) -> None:
     "The path that is played: main motion, PC k, or straight lines through the picked points."
     if name == "picked points":
-        if len(self.picked) < 2: raise InputError(f"path: expected at least two picked points, found {len(self.picked)}; click on a particle, then on 'pick'")
+        if len(self.picked) < 2:
+            raise InputError(
+                f"path: expected at least two picked points, found {len(self.picked)}; click on a particle, then on 'pick'"
+            )
         knots = np.array(self.picked)
         along = np.r_[0, np.cumsum(np.linalg.norm(np.diff(knots, axis=0), axis=1))]
-        self.path = np.stack([np.interp(np.linspace(0, along[-1], self.n), along, column) for column in knots.T], 1)
-    else: self.path = motion_path(self.cloud.latents, self.n) if name == "main motion" else principal_path(self.cloud.latents, int(name.split()[1]), self.n)
+        self.path = np.stack(
+            [np.interp(np.linspace(0, along[-1], self.n), along, column) for column in knots.T], 1
+        )
+    else:
+        self.path = (
+            motion_path(self.cloud.latents, self.n)
+            if name == "main motion"
+            else principal_path(self.cloud.latents, int(name.split()[1]), self.n)
+        )
     self.path_name, self.cache = name, {}
     self._mark()
     self.prefetch(self._decode_path)
+
 
 def _decode_path(self: Explorer) -> None:
     "Decode the maps of the path before they are asked for."
     path = self.path
     for k in range(self.n):
-        if path is not self.path: return                        # another path was chosen meanwhile
+        if path is not self.path:
+            return  # another path was chosen meanwhile
         self._frame(k)
+
 
 def show_frame(self: Explorer, k: int) -> None:
     "Show map k of the path, counted from 0."
     far = float(self.cloud.tree.query(self.path[k])[0])
-    self.show(self.path[k], f"map {k + 1} of {self.n}, {self.path_name}" + (f"; {far:.2g} latent units from any particle" if self.path_name == "picked points" else ""), k)
+    self.show(
+        self.path[k],
+        f"map {k + 1} of {self.n}, {self.path_name}"
+        + (
+            f"; {far:.2g} latent units from any particle"
+            if self.path_name == "picked points"
+            else ""
+        ),
+        k,
+    )
 
-Explorer.pick, Explorer.set_path, Explorer._decode_path, Explorer.show_frame = pick, set_path, _decode_path, show_frame
+
+Explorer.pick, Explorer.set_path, Explorer._decode_path, Explorer.show_frame = (
+    pick,
+    set_path,
+    _decode_path,
+    show_frame,
+)
 
 # %% ../../nbs/show/05_explorer.ipynb #7a9c595d
 _live = property(lambda self: "widget" in self.__dict__)
 
+
 def _mark(self: Explorer) -> None:
     "Move path, picked points and ring."
-    if not self._live: return
+    if not self._live:
+        return
     with self.lock, self.cloud_fig.batch_update():
-        for k, change in self._marks().items(): self.cloud_fig.data[k].update(change)
+        for k, change in self._marks().items():
+            self.cloud_fig.data[k].update(change)
+
 
 def _draw(self: Explorer, volume, what: str) -> None:
     "Show a map that has been decoded."
     start, self.volume = time.perf_counter(), volume
-    if not self._live: return
+    if not self._live:
+        return
     trace = self._surface(volume)
     with self.lock, self.map_fig.batch_update():
-        for key in ("x", "y", "z", "i", "j", "k"): self.map_fig.data[0][key] = trace[key]
+        for key in ("x", "y", "z", "i", "j", "k"):
+            self.map_fig.data[0][key] = trace[key]
         self.map_fig.layout.title.text = what
     self.say(f"{what}: {len(trace['x']):,} vertices")
+
 
 Explorer._live, Explorer._mark, Explorer._draw = _live, _mark, _draw
 
 # %% ../../nbs/show/05_explorer.ipynb #949d7557
 def _mark_selection(self: Explorer, drawn: bool = False) -> None:
     "Highlight the selection and count it; an outline that the user has drawn stays only if it is the selection."
-    if not self._live: return
-    if not drawn:                                           # the outline is known to the browser alone: replace it by one of ours, then by none; `_heard` hears of it
+    if not self._live:
+        return
+    if not drawn:  # the outline is known to the browser alone: replace it by one of ours, then by none; `_heard` hears of it
         self.cloud_fig.layout.selections = [dict(type="rect", x0=0, x1=0, y0=0, y1=0)]
         self.cloud_fig.layout.selections = None
-    self.cloud_fig.data[1].selectedpoints = np.flatnonzero(np.isin(self.rows, self.selected)).tolist() if len(self.selected) else None
+    self.cloud_fig.data[1].selectedpoints = (
+        np.flatnonzero(np.isin(self.rows, self.selected)).tolist() if len(self.selected) else None
+    )
     self.count.value = f"<b>{len(self.selected):,}</b> of {self.cloud.count:,} particles selected"
+
 
 def _replane(self: Explorer) -> None:
     "Draw the plane anew for other axes or another colour."
@@ -366,14 +699,25 @@ def _replane(self: Explorer) -> None:
     with self.lock, self.cloud_fig.batch_update():
         for old, fresh in zip(self.cloud_fig.data, new.data):
             for key, value in fresh.to_plotly_json().items():
-                if key not in ("type", "name", "hovertemplate"): old[key] = value
-        self.cloud_fig.layout.xaxis.title.text, self.cloud_fig.layout.yaxis.title.text = new.layout.xaxis.title.text, new.layout.yaxis.title.text
+                if key not in ("type", "name", "hovertemplate"):
+                    old[key] = value
+        self.cloud_fig.layout.xaxis.title.text, self.cloud_fig.layout.yaxis.title.text = (
+            new.layout.xaxis.title.text,
+            new.layout.yaxis.title.text,
+        )
         self.cloud_fig.layout.xaxis.autorange = self.cloud_fig.layout.yaxis.autorange = True
     self._mark_selection()
 
+
 def say(self: Explorer, text) -> None:
     "The status line; an exception in orange."
-    if self._live: self.status.value = f'<span style="color:{PALETTE[1]}">{text}</span>' if isinstance(text, Exception) else str(text)
+    if self._live:
+        self.status.value = (
+            f'<span style="color:{PALETTE[1]}">{text}</span>'
+            if isinstance(text, Exception)
+            else str(text)
+        )
+
 
 Explorer._mark_selection, Explorer._replane, Explorer.say = _mark_selection, _replane, say
 
@@ -381,42 +725,175 @@ Explorer._mark_selection, Explorer._replane, Explorer.say = _mark_selection, _re
 def _controls(self: Explorer) -> None:
     "Make the controls."
     import ipywidgets as w
+
     text, cloud = dict(style=dict(description_width="initial")), self.cloud
     add = lambda kind, css, tip, width="auto", **keys: control(kind, css, tip, width, **keys)
-    self.pick_x, self.pick_y = (add(w.Dropdown, f"cf-{k}", f"the {k} axis", "190px", description=k, options=cloud.axes(), value=getattr(self, k), **text) for k in "xy")
-    self.pick_colour = add(w.Dropdown, "cf-colour", "what the colour means", "240px", description="colour", options=cloud.colours(), value=self.colour, **text)
-    self.mode = add(w.ToggleButtons, "cf-mode", "what dragging does", options=[("lasso", "lasso"), ("box", "select"), ("zoom", "zoom"), ("move", "pan")], style=dict(button_width="auto"))
-    self.particle = add(w.BoundedIntText, "cf-particle", "show the map of this particle", "180px", description="particle", min=0, max=cloud.count - 1, **text)
-    self.threshold = add(w.FloatSlider, "cf-threshold", "level of the surface", "300px", description="contour (σ)", min=0.5, max=20, step=0.1, value=4, readout_format=".1f", **text)
-    self.nearest_n = add(w.BoundedIntText, "cf-nearest-n", "how many", "90px", min=1, max=cloud.count, value=min(200, cloud.count))
-    self.nearest_go = add(w.Button, "cf-nearest", "select the particles around the place that is shown", description="select nearest")
-    self.clear, self.store = add(w.Button, "cf-clear", "forget the selection", description="clear"), add(w.Button, "cf-save", "save the selection", description="save", button_style="primary")
-    self.file = add(w.Text, "cf-file", "name that ends in .star, .npy, .txt or .pkl", "220px", value="selection.star", description="file", continuous_update=True, **text)
+    self.pick_x, self.pick_y = (
+        add(
+            w.Dropdown,
+            f"cf-{k}",
+            f"the {k} axis",
+            "190px",
+            description=k,
+            options=cloud.axes(),
+            value=getattr(self, k),
+            **text,
+        )
+        for k in "xy"
+    )
+    self.pick_colour = add(
+        w.Dropdown,
+        "cf-colour",
+        "what the colour means",
+        "240px",
+        description="colour",
+        options=cloud.colours(),
+        value=self.colour,
+        **text,
+    )
+    self.mode = add(
+        w.ToggleButtons,
+        "cf-mode",
+        "what dragging does",
+        options=[("lasso", "lasso"), ("box", "select"), ("zoom", "zoom"), ("move", "pan")],
+        style=dict(button_width="auto"),
+    )
+    self.particle = add(
+        w.BoundedIntText,
+        "cf-particle",
+        "show the map of this particle",
+        "180px",
+        description="particle",
+        min=0,
+        max=cloud.count - 1,
+        **text,
+    )
+    self.threshold = add(
+        w.FloatSlider,
+        "cf-threshold",
+        "level of the surface",
+        "300px",
+        description="contour (σ)",
+        min=0.5,
+        max=20,
+        step=0.1,
+        value=4,
+        readout_format=".1f",
+        **text,
+    )
+    self.nearest_n = add(
+        w.BoundedIntText,
+        "cf-nearest-n",
+        "how many",
+        "90px",
+        min=1,
+        max=cloud.count,
+        value=min(200, cloud.count),
+    )
+    self.nearest_go = add(
+        w.Button,
+        "cf-nearest",
+        "select the particles around the place that is shown",
+        description="select nearest",
+    )
+    self.clear, self.store = (
+        add(w.Button, "cf-clear", "forget the selection", description="clear"),
+        add(w.Button, "cf-save", "save the selection", description="save", button_style="primary"),
+    )
+    self.file = add(
+        w.Text,
+        "cf-file",
+        "name that ends in .star, .npy, .txt or .pkl",
+        "220px",
+        value="selection.star",
+        description="file",
+        continuous_update=True,
+        **text,
+    )
     self.count, self.status = add(w.HTML, "cf-count", ""), add(w.HTML, "cf-status", "")
-    self.pick_path = add(w.Dropdown, "cf-path", "the path that is played", "220px", description="path", options=["main motion", *(f"PC {k + 1}" for k in range(len(cloud.share))), "picked points"], **text)
-    self.pick_go, self.forget = add(w.Button, "cf-pick", "add the place that is shown to a path of your own", description="pick"), add(w.Button, "cf-forget", "forget the picked places", description="forget")
-    self.frame = add(w.IntSlider, "cf-frame", "map along the path", "280px", description="map", min=1, max=self.n, value=self.n // 2 + 1, **text)
-    self.play = add(w.Play, "cf-play", "play", min=1, max=self.n, value=self.n // 2 + 1, interval=400)
-    self.store_map = add(w.Button, "cf-save-map", "write the map that is shown as .mrc", description="save map")
+    self.pick_path = add(
+        w.Dropdown,
+        "cf-path",
+        "the path that is played",
+        "220px",
+        description="path",
+        options=["main motion", *(f"PC {k + 1}" for k in range(len(cloud.share))), "picked points"],
+        **text,
+    )
+    self.pick_go, self.forget = (
+        add(
+            w.Button,
+            "cf-pick",
+            "add the place that is shown to a path of your own",
+            description="pick",
+        ),
+        add(w.Button, "cf-forget", "forget the picked places", description="forget"),
+    )
+    self.frame = add(
+        w.IntSlider,
+        "cf-frame",
+        "map along the path",
+        "280px",
+        description="map",
+        min=1,
+        max=self.n,
+        value=self.n // 2 + 1,
+        **text,
+    )
+    self.play = add(
+        w.Play, "cf-play", "play", min=1, max=self.n, value=self.n // 2 + 1, interval=400
+    )
+    self.store_map = add(
+        w.Button, "cf-save-map", "write the map that is shown as .mrc", description="save map"
+    )
     w.jslink((self.play, "value"), (self.frame, "value"))
 
 # %% ../../nbs/show/05_explorer.ipynb #047d5c5c
 def build(self: Explorer):
     "Plane and map side by side, controls below."
     import ipywidgets as w
-    self.lock, self.worker, self.prefetch, self.columns = threading.RLock(), Worker(self.say), Worker(self.say), Worker(self.say)
+
+    self.lock, self.worker, self.prefetch, self.columns = (
+        threading.RLock(),
+        Worker(self.say),
+        Worker(self.say),
+        Worker(self.say),
+    )
     self.volume = self._frame(self.n // 2)
-    self.cloud_fig, self.map_fig = live_figure(self.plane_figure()), live_figure(self.map_figure(self.volume))
+    self.cloud_fig, self.map_fig = (
+        live_figure(self.plane_figure()),
+        live_figure(self.map_figure(self.volume)),
+    )
     self._controls()
     top = (self.level - self.average) / self.sigma
     self.threshold.max, self.threshold.value = max(12.0, 2.5 * top), round(top, 1)
     self._wire()
-    half = lambda fig, css: control(w.VBox, css, children=[fig], layout=w.Layout(flex="1 1 420px", min_width="320px"))     # plotly's widget itself takes no class
+    half = lambda fig, css: control(
+        w.VBox, css, children=[fig], layout=w.Layout(flex="1 1 420px", min_width="320px")
+    )  # plotly's widget itself takes no class
     self.prefetch(self._decode_path)
-    self.status.value, self.count.value = self.what, f"<b>{len(self.selected):,}</b> of {self.cloud.count:,} particles selected"
-    return control(w.VBox, "cf-explore", children=[w.HBox([half(self.cloud_fig, "cf-plane"), half(self.map_fig, "cf-map3d")], layout=w.Layout(flex_flow="row wrap", width="100%")), row(self.pick_x, self.pick_y, self.pick_colour, self.mode),
-                                                   row(self.pick_path, self.play, self.frame, self.pick_go, self.forget), row(self.particle, self.threshold, self.store_map),
-                                                   row(self.count, self.nearest_n, self.nearest_go, self.clear, self.file, self.store), self.status, listen("cf-plane", self._heard)], layout=w.Layout(width="100%"))
+    self.status.value, self.count.value = (
+        self.what,
+        f"<b>{len(self.selected):,}</b> of {self.cloud.count:,} particles selected",
+    )
+    return control(
+        w.VBox,
+        "cf-explore",
+        children=[
+            w.HBox(
+                [half(self.cloud_fig, "cf-plane"), half(self.map_fig, "cf-map3d")],
+                layout=w.Layout(flex_flow="row wrap", width="100%"),
+            ),
+            row(self.pick_x, self.pick_y, self.pick_colour, self.mode),
+            row(self.pick_path, self.play, self.frame, self.pick_go, self.forget),
+            row(self.particle, self.threshold, self.store_map),
+            row(self.count, self.nearest_n, self.nearest_go, self.clear, self.file, self.store),
+            self.status,
+            listen("cf-plane", self._heard),
+        ],
+        layout=w.Layout(width="100%"),
+    )
+
 
 Explorer._controls, Explorer.build = _controls, build
 
@@ -424,7 +901,10 @@ Explorer._controls, Explorer.build = _controls, build
 def _wire(self: Explorer) -> None:
     "Connect figures and controls to the actions."
     guarded = lambda action: lambda *_: self._try(action)
-    for name, item in (("x", self.pick_x), ("y", self.pick_y), ("colour", self.pick_colour)): item.observe(lambda event, name=name: self._choose(name, event["new"], event["old"]), "value")
+    for name, item in (("x", self.pick_x), ("y", self.pick_y), ("colour", self.pick_colour)):
+        item.observe(
+            lambda event, name=name: self._choose(name, event["new"], event["old"]), "value"
+        )
     self.mode.observe(lambda event: self.cloud_fig.update_layout(dragmode=event["new"]), "value")
     self.particle.observe(lambda event: self.go_to(event["new"]), "value")
     self.frame.observe(lambda event: self.show_frame(event["new"] - 1), "value")
@@ -434,42 +914,63 @@ def _wire(self: Explorer) -> None:
     self.clear.on_click(guarded(lambda: self.select([])))
     self.pick_go.on_click(guarded(self.pick))
     self.forget.on_click(guarded(self._forget))
-    self.store.on_click(guarded(lambda: self.say(f"{len(self.selected):,} particles saved as {self.save(self.file.value)}")))
+    self.store.on_click(
+        guarded(
+            lambda: self.say(
+                f"{len(self.selected):,} particles saved as {self.save(self.file.value)}"
+            )
+        )
+    )
     self.store_map.on_click(guarded(self._save_map))
+
 
 Explorer._wire = _wire
 
 # %% ../../nbs/show/05_explorer.ipynb #04d5843b
 def _try(self: Explorer, action) -> None:
     "Do it; what is wrong goes to the status line."
-    try: action()
-    except (InputError, OSError) as error: self.say(error)
+    try:
+        action()
+    except (InputError, OSError) as error:
+        self.say(error)
+
 
 def _heard(self: Explorer, event: dict) -> None:
     "Something was clicked or drawn in the plane. A selection without extent is the echo of `_mark_selection`, after which plotly has forgotten it."
     if event["what"] == "click":
-        if event["trace"] == 1: self.go_to(int(self.rows[event["point"]]))
-        elif event["trace"] == 0: self.go_to(self.nearest((event["x"], event["y"])))
-    elif event["what"] == "deselected": self.select([], True)
-    elif event.get("xs"): self.select_polygon(np.stack([event["xs"], event["ys"]], 1), True)
+        if event["trace"] == 1:
+            self.go_to(int(self.rows[event["point"]]))
+        elif event["trace"] == 0:
+            self.go_to(self.nearest((event["x"], event["y"])))
+    elif event["what"] == "deselected":
+        self.select([], True)
+    elif event.get("xs"):
+        self.select_polygon(np.stack([event["xs"], event["ys"]], 1), True)
     elif event.get("xrange") and np.ptp(event["xrange"]) > 0:
         (x0, x1), (y0, y1) = event["xrange"], event["yrange"]
         self.select_polygon([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], True)
-    else: self._mark_selection(True)
+    else:
+        self._mark_selection(True)
+
 
 def _choose(self: Explorer, which: str, name: str, before: str) -> None:
     "Another axis or colour; computed in the background if it takes long, and taken back if it cannot be had."
+
     def job():
-        try: self.cloud.values(name, lambda share: self.say(f"{name}: {share:.0%}"))
+        try:
+            self.cloud.values(name, lambda share: self.say(f"{name}: {share:.0%}"))
         except (InputError, OSError) as error:
             {"x": self.pick_x, "y": self.pick_y, "colour": self.pick_colour}[which].value = before
             return self.say(error)
         setattr(self, which, name)
         self._replane()
         self.say(f"{which}: {name}")
-    if before == name or getattr(self, which) == name: return
+
+    if before == name or getattr(self, which) == name:
+        return
     self.say(f"{name} ...")
-    self.columns(job)                                          # not the worker of the maps: a click does not wait for it
+    self.columns(job)  # not the worker of the maps: a click does not wait for it
+
 
 Explorer._try, Explorer._heard, Explorer._choose = _try, _heard, _choose
 
@@ -477,29 +978,39 @@ Explorer._try, Explorer._heard, Explorer._choose = _try, _heard, _choose
 def _set_level(self: Explorer, sigma: float) -> None:
     "Another contour, in deviations of the first map."
     self.level = self.average + sigma * self.sigma
-    if self.volume is not None: self.worker(lambda: self._draw(self.volume, self.what))
+    if self.volume is not None:
+        self.worker(lambda: self._draw(self.volume, self.what))
+
 
 def _forget(self: Explorer) -> None:
     "No picked points, and the main motion as path."
     self.picked = []
-    if self.pick_path.value == "picked points": self.pick_path.value = "main motion"
+    if self.pick_path.value == "picked points":
+        self.pick_path.value = "main motion"
     self._mark()
+
 
 def _save_map(self: Explorer) -> None:
     "Write the shown map beside the selection's file."
-    path = Path(self.file.value).with_name("".join(c if c.isalnum() else "_" for c in self.what) + ".mrc")
+    path = Path(self.file.value).with_name(
+        "".join(c if c.isalnum() else "_" for c in self.what) + ".mrc"
+    )
     write_map(path, self.volume, self.run.pixel_size)
     self.say(f"map saved as {path}")
 
-def explore(run,                         # a `Run`, or the path of its folder
-            truth=None,                  # truth folder of a simulated set, to colour by the true state
-            colours: dict | None = None, # name -> (N,) numbers of your own to colour by
-            particles=None,              # the particle set, if it is no longer where the run found it (needed for the loss only)
-            n: int = 10,                 # maps along a path
-            height: int = 440            # pixels of the figures
-            ) -> Explorer:
+
+def explore(
+    run,  # a `Run`, or the path of its folder
+    truth=None,  # truth folder of a simulated set, to colour by the true state
+    colours: dict | None = None,  # name -> (N,) numbers of your own to colour by
+    particles=None,  # the particle set, if it is no longer where the run found it (needed for the loss only)
+    n: int = 10,  # maps along a path
+    height: int = 440,  # pixels of the figures
+) -> Explorer:
     "Explore the latents and maps of a run. `InputError` if there is no such run, or colours do not fit it."
-    if isinstance(run, (str, Path)): run = import_module("cryoformer_nb.training.training").Run.load(run)
+    if isinstance(run, (str, Path)):
+        run = import_module("cryoformer_nb.training.training").Run.load(run)
     return Explorer(Cloud(run, truth, colours, particles), n, height)
+
 
 Explorer._set_level, Explorer._forget, Explorer._save_map = _set_level, _forget, _save_map

@@ -19,56 +19,123 @@ import torch
 from plotly.subplots import make_subplots
 
 from ..core.conventions import InputError
-from ..imaging.ctf import ctf
 from ..core.figures import PALETTE, _grey, central_sections
 from ..core.files import read_map
 from ..core.fourier import frequencies, irfft2c, rfft2c
 from ..core.fsc import crossing, fsc
-from .panels import Panel, control, figure_bundle, live, live_figure, row
+from ..imaging.ctf import ctf
 from ..particles.particles import evenly, load_particles
+from .panels import Panel, control, figure_bundle, live, live_figure, row
 from .plots import _layout, fsc_figure
 
 # %% ../../nbs/show/06_monitor.ipynb #c0555ba8
-def training_figure(history,                 # frame with seconds, loss, images_per_second
-                    sections=None,           # (3, D, D) of the map: xy, xz, yz
-                    height: int = 300
-                    ) -> go.Figure:
+def training_figure(
+    history,  # frame with seconds, loss, images_per_second
+    sections=None,  # (3, D, D) of the map: xy, xz, yz
+    height: int = 300,
+) -> go.Figure:
     "Loss with its running median, speed, and sections of the map."
-    fig = make_subplots(1, 5, column_widths=[0.34, 0.21, 0.15, 0.15, 0.15], horizontal_spacing=0.06, subplot_titles=["", "", "map: xy", "xz", "yz"])
+    fig = make_subplots(
+        1,
+        5,
+        column_widths=[0.34, 0.21, 0.15, 0.15, 0.15],
+        horizontal_spacing=0.06,
+        subplot_titles=["", "", "map: xy", "xz", "yz"],
+    )
     keep = evenly(len(history), 1000) if len(history) else np.zeros(0, int)
     minutes = history["seconds"].to_numpy(dtype=np.float32)[keep] / 60
-    smooth = history["loss"].rolling(2 * max(1, len(history) // 60) + 1, center=True, min_periods=1).median().to_numpy(dtype=np.float32)[keep]
-    lines = [(history["loss"], "recorded", "#b9c4cf", 1, 1), (smooth, "running median", PALETTE[0], 2.5, 1), (history["images_per_second"], "speed", PALETTE[2], 1.5, 2)]
+    smooth = (
+        history["loss"]
+        .rolling(2 * max(1, len(history) // 60) + 1, center=True, min_periods=1)
+        .median()
+        .to_numpy(dtype=np.float32)[keep]
+    )
+    lines = [
+        (history["loss"], "recorded", "#b9c4cf", 1, 1),
+        (smooth, "running median", PALETTE[0], 2.5, 1),
+        (history["images_per_second"], "speed", PALETTE[2], 1.5, 2),
+    ]
     for value, name, colour, width, column in lines:
         value = np.asarray(value, dtype=np.float32)
-        fig.add_trace(go.Scatter(x=minutes, y=value if len(value) == len(keep) else value[keep], name=name, mode="lines" if len(keep) > 1 else "markers", line=dict(color=colour, width=width), hovertemplate="%{y:.4g} after %{x:.2f} min<extra></extra>"), 1, column)
+        fig.add_trace(
+            go.Scatter(
+                x=minutes,
+                y=value if len(value) == len(keep) else value[keep],
+                name=name,
+                mode="lines" if len(keep) > 1 else "markers",
+                line=dict(color=colour, width=width),
+                hovertemplate="%{y:.4g} after %{x:.2f} min<extra></extra>",
+            ),
+            1,
+            column,
+        )
     for k in range(3):
         step = 1 if sections is None else -(-len(sections[k]) // 96)
-        z = np.zeros((2, 2), np.uint8) if sections is None else _grey(np.asarray(sections[k])[::step, ::step])
-        fig.add_trace(go.Heatmap(z=z, colorscale="Greys_r", showscale=False, zmin=0, zmax=255, hoverinfo="skip", visible=sections is not None), 1, 3 + k)
-        fig.update_xaxes(visible=False, constrain="domain", row=1, col=3 + k).update_yaxes(visible=False, scaleanchor=f"x{3 + k}", constrain="domain", row=1, col=3 + k)
+        z = (
+            np.zeros((2, 2), np.uint8)
+            if sections is None
+            else _grey(np.asarray(sections[k])[::step, ::step])
+        )
+        fig.add_trace(
+            go.Heatmap(
+                z=z,
+                colorscale="Greys_r",
+                showscale=False,
+                zmin=0,
+                zmax=255,
+                hoverinfo="skip",
+                visible=sections is not None,
+            ),
+            1,
+            3 + k,
+        )
+        fig.update_xaxes(visible=False, constrain="domain", row=1, col=3 + k).update_yaxes(
+            visible=False, scaleanchor=f"x{3 + k}", constrain="domain", row=1, col=3 + k
+        )
     _layout(fig, height, showlegend=False).update_annotations(font=dict(size=12, color="#5b6875"))
-    for k in (1, 2): fig.update_xaxes(title=dict(text="training time (min)", font=dict(size=12)), row=1, col=k)
-    for k, text in ((1, "loss (no unit)"), (2, "images per second")): fig.update_yaxes(title=dict(text=text, font=dict(size=12), standoff=4), rangemode="tozero" if k == 2 else "normal", row=1, col=k)
+    for k in (1, 2):
+        fig.update_xaxes(title=dict(text="training time (min)", font=dict(size=12)), row=1, col=k)
+    for k, text in ((1, "loss (no unit)"), (2, "images per second")):
+        fig.update_yaxes(
+            title=dict(text=text, font=dict(size=12), standoff=4),
+            rangemode="tozero" if k == 2 else "normal",
+            row=1,
+            col=k,
+        )
     return fig.update_layout(margin=dict(l=60, r=10, t=30, b=45))
 
 # %% ../../nbs/show/06_monitor.ipynb #0e919cf8
 class TrainingView(Panel):
     "A training at work, or after it; made by `show_training`. Call it with a trainer (as `callback` of `train`), and it shows its state."
-    def __init__(self, run=None, seconds: float = 1.0):
-        self.run, self.seconds, self.history, self.sections = run, seconds, pd.DataFrame(columns=["seconds", "loss", "images_per_second", "epoch", "step"], dtype=float), None
-        self.next, self.cost, self.shown, self.handle = 0.0, 0.0, False, None
-        if run is not None: self.refresh()
 
-    def __repr__(self) -> str: return f"TrainingView({self.text()})"
+    def __init__(self, run=None, seconds: float = 1.0):
+        self.run, self.seconds, self.history, self.sections = (
+            run,
+            seconds,
+            pd.DataFrame(
+                columns=["seconds", "loss", "images_per_second", "epoch", "step"], dtype=float
+            ),
+            None,
+        )
+        self.next, self.cost, self.shown, self.handle = 0.0, 0.0, False, None
+        if run is not None:
+            self.refresh()
+
+    def __repr__(self) -> str:
+        return f"TrainingView({self.text()})"
 
     def text(self) -> str:
         "The last line of the history, in words."
-        if not len(self.history): return "waiting for the first steps"
+        if not len(self.history):
+            return "waiting for the first steps"
         last = self.history.iloc[-1]
-        return f"{last['epoch']:.1f} passes over the images in {last['seconds'] / 60:.1f} min, loss {last['loss']:.4f}, {last['images_per_second']:.0f} images per second" + (f", {last['voxels']:,.0f} voxels" if "voxels" in last else "")
+        return (
+            f"{last['epoch']:.1f} passes over the images in {last['seconds'] / 60:.1f} min, loss {last['loss']:.4f}, {last['images_per_second']:.0f} images per second"
+            + (f", {last['voxels']:,.0f} voxels" if "voxels" in last else "")
+        )
 
-    def static(self) -> go.Figure: return training_figure(self.history, self.sections)
+    def static(self) -> go.Figure:
+        return training_figure(self.history, self.sections)
 
     def _repr_mimebundle_(self, include=None, exclude=None, **keys):
         self.shown = True
@@ -76,10 +143,18 @@ class TrainingView(Panel):
 
     def refresh(self) -> None:
         "Read a run's history and mean map again, as far as they are written."
-        run = import_module("cryoformer_nb.training.training").Run(self.run if isinstance(self.run, (str, Path)) else self.run.path) if isinstance(self.run, (str, Path)) or getattr(self.run, "path", None) else self.run
+        run = (
+            import_module("cryoformer_nb.training.training").Run(
+                self.run if isinstance(self.run, (str, Path)) else self.run.path
+            )
+            if isinstance(self.run, (str, Path)) or getattr(self.run, "path", None)
+            else self.run
+        )
         self.history = run.history
-        try: self.sections = central_sections(run.mean)
-        except (InputError, AttributeError): pass                       # not written yet
+        try:
+            self.sections = central_sections(run.mean)
+        except (InputError, AttributeError):
+            pass  # not written yet
         self.draw()
 
 # %% ../../nbs/show/06_monitor.ipynb #da313d9f
@@ -88,29 +163,45 @@ def _look(self: TrainingView, trainer) -> None:
     "Take the map from a trainer."
     z = trainer.model.encode(*trainer.batch(evenly(len(trainer.particles), 32)))
     typical = (z - z.mean(0)).norm(dim=-1).argmin()
-    self.sections = central_sections(trainer.model.volumes(z[typical:typical + 1])[0].cpu())
+    self.sections = central_sections(trainer.model.volumes(z[typical : typical + 1])[0].cpu())
+
 
 def __call__(self: TrainingView, trainer) -> None:
     "The state of a training: called by `train` after every line of its history, drawn when it is time; the call that brings no new line is the last."
-    start, first, last = time.perf_counter(), not len(self.history), len(self.history) == len(trainer.history)
+    start, first, last = (
+        time.perf_counter(),
+        not len(self.history),
+        len(self.history) == len(trainer.history),
+    )
     self.history = pd.DataFrame(trainer.history)
-    if start < self.next and not last: return
+    if start < self.next and not last:
+        return
     self._look(trainer)
     self.draw()
     self.cost = time.perf_counter() - start
-    self.next = time.perf_counter() + (self.seconds if first else max(self.seconds, 20 * self.cost))     # the first drawing pays for imports
+    self.next = time.perf_counter() + (
+        self.seconds if first else max(self.seconds, 20 * self.cost)
+    )  # the first drawing pays for imports
+
 
 def draw(self: TrainingView) -> None:
     "Show the state: in the widget, or by drawing the figure anew."
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     if live():
-        if not self.shown and self.run is None: sys.modules["IPython"].display.display(self)
-        if "widget" in self.__dict__: self._update()
+        if not self.shown and self.run is None:
+            sys.modules["IPython"].display.display(self)
+        if "widget" in self.__dict__:
+            self._update()
     elif self.run is None and getattr(shell, "kernel", None) is not None:
         display = import_module("IPython.display").display
-        bundle = figure_bundle(self.static())                       # raw: a plotly figure that displays itself cannot be replaced
-        if self.handle is None: self.handle = display(bundle, raw=True, display_id=True)
-        else: self.handle.update(bundle, raw=True)
+        bundle = figure_bundle(
+            self.static()
+        )  # raw: a plotly figure that displays itself cannot be replaced
+        if self.handle is None:
+            self.handle = display(bundle, raw=True, display_id=True)
+        else:
+            self.handle.update(bundle, raw=True)
+
 
 TrainingView._look, TrainingView.__call__, TrainingView.draw = _look, __call__, draw
 
@@ -120,23 +211,38 @@ def _update(self: TrainingView) -> None:
     fresh = self.static()
     with self.fig.batch_update():
         for old, new in zip(self.fig.data, fresh.data):
-            if new.type == "heatmap": old.z, old.visible = new.z, new.visible
-            else: old.x, old.y, old.mode = new.x, new.y, new.mode
+            if new.type == "heatmap":
+                old.z, old.visible = new.z, new.visible
+            else:
+                old.x, old.y, old.mode = new.x, new.y, new.mode
     self.info.value = self.text()
+
 
 def build(self: TrainingView):
     "The figure and a line of text."
     import ipywidgets as w
-    self.fig = live_figure(self.static())
-    self.info, again = control(w.HTML, "cf-info", value=self.text()), control(w.Button, "cf-refresh", "read the run's folder again", description="refresh")
-    again.on_click(lambda _: self.refresh())
-    return control(w.VBox, "cf-training", children=[self.fig, row(self.info, again if self.run is not None else None)], layout=w.Layout(width="100%"))
 
-def show_training(run=None,             # a run or its folder; nothing for a training to come
-                  seconds: float = 1.0  # least time between two drawings
-                  ) -> TrainingView:
+    self.fig = live_figure(self.static())
+    self.info, again = (
+        control(w.HTML, "cf-info", value=self.text()),
+        control(w.Button, "cf-refresh", "read the run's folder again", description="refresh"),
+    )
+    again.on_click(lambda _: self.refresh())
+    return control(
+        w.VBox,
+        "cf-training",
+        children=[self.fig, row(self.info, again if self.run is not None else None)],
+        layout=w.Layout(width="100%"),
+    )
+
+
+def show_training(
+    run=None,  # a run or its folder; nothing for a training to come
+    seconds: float = 1.0,  # least time between two drawings
+) -> TrainingView:
     "Watch a training: `view = show_training(); train(..., callback=view)`, or look at a run. `InputError` if there is no such run."
     return TrainingView(run, seconds)
+
 
 TrainingView._update, TrainingView.build = _update, build
 
@@ -146,80 +252,168 @@ def _curves(a, b, pixel_size, mask) -> tuple[dict, float]:
     if hasattr(a, "path") or isinstance(a, (str, Path)) and Path(a).is_dir():
         folder = Path(getattr(a, "path", a))
         a, b = folder / "half1.mrc", folder / "half2.mrc"
-        if not (a.exists() and b.exists()): raise InputError(f"{folder}: expected half1.mrc and half2.mrc, found none; train with --half-sets, or give two maps")
-    if isinstance(a, dict): pairs = a
-    elif b is None: raise InputError("show_fsc: expected two maps, a dictionary of curves or pairs of maps, or a run with half maps, found one map")
-    else: pairs = {"no mask": (a, b)} | {name: (a, b, m) for name, m in (mask if isinstance(mask, dict) else {} if mask is None else {"mask": mask}).items()}
-    curves, read = {}, lambda v: read_map(v) if isinstance(v, (str, Path)) else (np.asarray(v, dtype=np.float32), None)
+        if not (a.exists() and b.exists()):
+            raise InputError(
+                f"{folder}: expected half1.mrc and half2.mrc, found none; train with --half-sets, or give two maps"
+            )
+    if isinstance(a, dict):
+        pairs = a
+    elif b is None:
+        raise InputError(
+            "show_fsc: expected two maps, a dictionary of curves or pairs of maps, or a run with half maps, found one map"
+        )
+    else:
+        pairs = {"no mask": (a, b)} | {
+            name: (a, b, m)
+            for name, m in (
+                mask if isinstance(mask, dict) else {} if mask is None else {"mask": mask}
+            ).items()
+        }
+    curves, read = (
+        {},
+        lambda v: (
+            read_map(v) if isinstance(v, (str, Path)) else (np.asarray(v, dtype=np.float32), None)
+        ),
+    )
     for name, pair in pairs.items():
-        if not isinstance(pair, (tuple, list)): curves[name] = np.asarray(pair, dtype=np.float64); continue
+        if not isinstance(pair, (tuple, list)):
+            curves[name] = np.asarray(pair, dtype=np.float64)
+            continue
         (x, px), (y, _), *m = (read(v) for v in pair)
         pixel_size = pixel_size or px or 1.0
         curves[name] = fsc(x, y, pixel_size, m[0][0] if m else None).value
     return curves, pixel_size or 1.0
 
+
 class FscView(Panel):
     "FSC curves with their resolutions; made by `show_fsc`."
-    def __init__(self, curves: dict, pixel_size: float, threshold: float, height: int):
-        self.curves, self.pixel_size, self.threshold, self.height, self.hidden = curves, pixel_size, threshold, height, set()
 
-    def __repr__(self) -> str: return f"FscView({', '.join(f'{n}: {r:.2f} A' for n, r in self.resolutions().items())} at {self.threshold})"
+    def __init__(self, curves: dict, pixel_size: float, threshold: float, height: int):
+        self.curves, self.pixel_size, self.threshold, self.height, self.hidden = (
+            curves,
+            pixel_size,
+            threshold,
+            height,
+            set(),
+        )
+
+    def __repr__(self) -> str:
+        return f"FscView({', '.join(f'{n}: {r:.2f} A' for n, r in self.resolutions().items())} at {self.threshold})"
 
     def resolutions(self) -> dict:
         "name -> resolution in A at the threshold."
-        return {name: 2 * (len(v) - 1) * self.pixel_size / max(crossing(v, self.threshold), 1e-9) for name, v in self.curves.items()}
+        return {
+            name: 2 * (len(v) - 1) * self.pixel_size / max(crossing(v, self.threshold), 1e-9)
+            for name, v in self.curves.items()
+        }
 
     def static(self) -> go.Figure:
-        return fsc_figure({n: v for n, v in self.curves.items() if n not in self.hidden} or {"": np.ones(2)}, self.pixel_size, self.threshold).update_layout(height=self.height)
+        return fsc_figure(
+            {n: v for n, v in self.curves.items() if n not in self.hidden} or {"": np.ones(2)},
+            self.pixel_size,
+            self.threshold,
+        ).update_layout(height=self.height)
 
 # %% ../../nbs/show/06_monitor.ipynb #93a81da2
 def _table(self: FscView) -> str:
     "The resolutions as a small table."
-    rows = "".join(f"<tr><td style='padding-right:14px'>{n}</td><td style='text-align:right'><b>{r:.2f} Å</b></td></tr>" for n, r in self.resolutions().items() if n not in self.hidden)
+    rows = "".join(
+        f"<tr><td style='padding-right:14px'>{n}</td><td style='text-align:right'><b>{r:.2f} Å</b></td></tr>"
+        for n, r in self.resolutions().items()
+        if n not in self.hidden
+    )
     return f"<table><tr><td>resolution at FSC = {self.threshold}</td><td></td></tr>{rows}</table>"
+
 
 def build(self: FscView):
     "Figure, threshold, a check box for each curve, table."
     import ipywidgets as w
-    holder = control(w.VBox, "cf-fsc-figure", children=[live_figure(self.static())], layout=w.Layout(width="100%"))
+
+    holder = control(
+        w.VBox,
+        "cf-fsc-figure",
+        children=[live_figure(self.static())],
+        layout=w.Layout(width="100%"),
+    )
     table = control(w.HTML, "cf-table", value=self._table())
-    levels = control(w.ToggleButtons, "cf-threshold", "where the resolution is read", options=[("0.143", 0.143), ("0.5", 0.5)], value=self.threshold if self.threshold in (0.143, 0.5) else None, style=dict(button_width="auto"))
-    boxes = [control(w.Checkbox, "cf-curve", "show this curve", "auto", description=name, value=True, indent=False) for name in self.curves]
+    levels = control(
+        w.ToggleButtons,
+        "cf-threshold",
+        "where the resolution is read",
+        options=[("0.143", 0.143), ("0.5", 0.5)],
+        value=self.threshold if self.threshold in (0.143, 0.5) else None,
+        style=dict(button_width="auto"),
+    )
+    boxes = [
+        control(
+            w.Checkbox,
+            "cf-curve",
+            "show this curve",
+            "auto",
+            description=name,
+            value=True,
+            indent=False,
+        )
+        for name in self.curves
+    ]
+
     def change(_):
         self.threshold = levels.value or self.threshold
         self.hidden = {box.description for box in boxes if not box.value}
         holder.children = [live_figure(self.static())]
         table.value = self._table()
-    for item in (levels, *boxes): item.observe(change, "value")
-    self.levels, self.boxes, self.table = levels, boxes, table
-    return control(w.VBox, "cf-fsc", children=[holder, row(levels, *boxes), table], layout=w.Layout(width="100%", max_width="860px"))
 
-def show_fsc(a,                               # a map (array or file); or name -> curve or (map, map) or (map, map, mask); or a run with half maps
-             b=None,                          # the other map
-             mask=None,                       # a soft mask, or name -> mask: each adds a curve
-             pixel_size: float | None = None, # A; a file's own by default
-             threshold: float = 0.143,        # where the resolution is marked; 0.5 against a noise-free truth
-             height: int = 400                # pixels
-             ) -> FscView:
+    for item in (levels, *boxes):
+        item.observe(change, "value")
+    self.levels, self.boxes, self.table = levels, boxes, table
+    return control(
+        w.VBox,
+        "cf-fsc",
+        children=[holder, row(levels, *boxes), table],
+        layout=w.Layout(width="100%", max_width="860px"),
+    )
+
+
+def show_fsc(
+    a,  # a map (array or file); or name -> curve or (map, map) or (map, map, mask); or a run with half maps
+    b=None,  # the other map
+    mask=None,  # a soft mask, or name -> mask: each adds a curve
+    pixel_size: float | None = None,  # A; a file's own by default
+    threshold: float = 0.143,  # where the resolution is marked; 0.5 against a noise-free truth
+    height: int = 400,  # pixels
+) -> FscView:
     "Curves of the Fourier shell correlation, thresholds and resolutions. `InputError` if there is nothing to compare."
     return FscView(*_curves(a, b, pixel_size, mask), threshold, height)
+
 
 FscView._table, FscView.build = _table, build
 
 # %% ../../nbs/show/06_monitor.ipynb #4bf7db97
-def low_passed(images: torch.Tensor,   # (b, D, D)
-               pixel_size: float,      # A
-               resolution: float       # A
-               ) -> torch.Tensor:
+def low_passed(
+    images: torch.Tensor,  # (b, D, D)
+    pixel_size: float,  # A
+    resolution: float,  # A
+) -> torch.Tensor:
     "Images without frequencies beyond the resolution; the edge falls over a fifth of it."
     k = frequencies(images.shape[-1], pixel_size).norm(dim=-1) * resolution
-    return irfft2c(rfft2c(images) * (0.5 + 0.5 * torch.cos(torch.pi * ((k - 0.9) / 0.2).clamp(0, 1))))
+    return irfft2c(
+        rfft2c(images) * (0.5 + 0.5 * torch.cos(torch.pi * ((k - 0.9) / 0.2).clamp(0, 1)))
+    )
+
 
 @torch.no_grad()
 def reproject(run, particles, rows) -> torch.Tensor:
     "What the model says the images of these particles look like without noise, (b, D, D)."
-    net, z, (R, t) = run.model, torch.as_tensor(run.latents)[rows], (torch.as_tensor(p)[rows] for p in run.poses)
-    return irfft2c(net.predict(z, R, t, ctf(particles.ctf_params[rows], run.box, run.pixel_size) / net.noise) * net.noise)
+    net, z, (R, t) = (
+        run.model,
+        torch.as_tensor(run.latents)[rows],
+        (torch.as_tensor(p)[rows] for p in run.poses),
+    )
+    return irfft2c(
+        net.predict(z, R, t, ctf(particles.ctf_params[rows], run.box, run.pixel_size) / net.noise)
+        * net.noise
+    )
+
 
 def correlation(a, b) -> np.ndarray:
     "Correlation coefficients (b,) of images (b, D, D) after their means are taken away."
@@ -230,74 +424,191 @@ def correlation(a, b) -> np.ndarray:
 # %% ../../nbs/show/06_monitor.ipynb #998cb799
 class ParticleView(Panel):
     "Rows of images; made by `show_particles`."
+
     def __init__(self, particles, run, start: int, count: int, resolution: float | None, size: int):
-        self.particles, self.run, self.start, self.count, self.size = particles, run, start, min(count, len(particles)), size
+        self.particles, self.run, self.start, self.count, self.size = (
+            particles,
+            run,
+            start,
+            min(count, len(particles)),
+            size,
+        )
         self.resolution = resolution or max(20.0, 5 * particles.pixel_size)
 
-    def __repr__(self) -> str: return f"ParticleView(particles {self.start} to {self.start + self.count - 1} of {len(self.particles)})"
+    def __repr__(self) -> str:
+        return f"ParticleView(particles {self.start} to {self.start + self.count - 1} of {len(self.particles)})"
 
     def pictures(self) -> tuple[list, list]:
         "The images, four or three a row, and their titles."
-        p, rows = self.particles, torch.arange(self.start, min(self.start + self.count, len(self.particles)))
-        raw, power = p.images(rows), ctf(p.ctf_params[rows], max(p.box, 128), p.pixel_size).abs()     # finely, or the rings of a small box alias
+        p, rows = (
+            self.particles,
+            torch.arange(self.start, min(self.start + self.count, len(self.particles))),
+        )
+        raw, power = (
+            p.images(rows),
+            ctf(p.ctf_params[rows], max(p.box, 128), p.pixel_size).abs(),
+        )  # finely, or the rings of a small box alias
         smooth = low_passed(raw, p.pixel_size, self.resolution)
-        whole = torch.fft.fftshift(torch.cat([power, power[..., 1:-1].flip(-1).flip(-2).roll(1, -2)], -1), dim=(-2, -1))
-        columns = [(raw, [f"particle {int(i)}" for i in rows]), (smooth, [f"to {self.resolution:.0f} Å"] * len(rows))]
+        whole = torch.fft.fftshift(
+            torch.cat([power, power[..., 1:-1].flip(-1).flip(-2).roll(1, -2)], -1), dim=(-2, -1)
+        )
+        columns = [
+            (raw, [f"particle {int(i)}" for i in rows]),
+            (smooth, [f"to {self.resolution:.0f} Å"] * len(rows)),
+        ]
         if self.run is not None:
             model = reproject(self.run, p, rows)
-            columns.append((model, [f"reprojection, cc {c:.2f}" for c in correlation(smooth, low_passed(model, p.pixel_size, self.resolution))]))
-        columns.append((whole, [f"CTF, {float(d) / 1e4:.2f} µm" for d in p.ctf_params[rows, :2].mean(-1)]))
-        return [c[0][k] for k in range(len(rows)) for c in columns], [c[1][k] for k in range(len(rows)) for c in columns]
+            columns.append(
+                (
+                    model,
+                    [
+                        f"reprojection, cc {c:.2f}"
+                        for c in correlation(
+                            smooth, low_passed(model, p.pixel_size, self.resolution)
+                        )
+                    ],
+                )
+            )
+        columns.append(
+            (whole, [f"CTF, {float(d) / 1e4:.2f} µm" for d in p.ctf_params[rows, :2].mean(-1)])
+        )
+        return [c[0][k] for k in range(len(rows)) for c in columns], [
+            c[1][k] for k in range(len(rows)) for c in columns
+        ]
 
     def static(self, pixels: int = 64) -> go.Figure:
         images, titles = self.pictures()
         columns = 4 if self.run is not None else 3
-        fig = make_subplots(len(images) // columns, columns, subplot_titles=titles, horizontal_spacing=0.015, vertical_spacing=0.09 / max(len(images) // columns, 1))
+        fig = make_subplots(
+            len(images) // columns,
+            columns,
+            subplot_titles=titles,
+            horizontal_spacing=0.015,
+            vertical_spacing=0.09 / max(len(images) // columns, 1),
+        )
         for k, image in enumerate(images):
             step = -(-image.shape[-1] // pixels)
-            small = torch.nn.functional.avg_pool2d(image[None, None], step)[0, 0] if step > 1 else image
-            fig.add_trace(go.Heatmap(z=_grey(small.numpy()), colorscale="Greys_r", showscale=False, zmin=0, zmax=255, hoverinfo="skip"), k // columns + 1, k % columns + 1)
-            fig.update_yaxes(scaleanchor=f"x{k + 1 if k else ''}", row=k // columns + 1, col=k % columns + 1)
-        fig.update_xaxes(visible=False, constrain="domain").update_yaxes(visible=False, autorange="reversed", constrain="domain").update_annotations(font=dict(size=12))
-        return fig.update_layout(template="plotly_white", width=self.size * columns, height=(self.size + 22) * (len(images) // columns) + 10, margin=dict(l=5, r=5, t=25, b=5))
+            small = (
+                torch.nn.functional.avg_pool2d(image[None, None], step)[0, 0] if step > 1 else image
+            )
+            fig.add_trace(
+                go.Heatmap(
+                    z=_grey(small.numpy()),
+                    colorscale="Greys_r",
+                    showscale=False,
+                    zmin=0,
+                    zmax=255,
+                    hoverinfo="skip",
+                ),
+                k // columns + 1,
+                k % columns + 1,
+            )
+            fig.update_yaxes(
+                scaleanchor=f"x{k + 1 if k else ''}", row=k // columns + 1, col=k % columns + 1
+            )
+        fig.update_xaxes(visible=False, constrain="domain").update_yaxes(
+            visible=False, autorange="reversed", constrain="domain"
+        ).update_annotations(font=dict(size=12))
+        return fig.update_layout(
+            template="plotly_white",
+            width=self.size * columns,
+            height=(self.size + 22) * (len(images) // columns) + 10,
+            margin=dict(l=5, r=5, t=25, b=5),
+        )
 
 # %% ../../nbs/show/06_monitor.ipynb #f84739c5
 def build(self: ParticleView):
     "Images, and controls to move through the set and to change the filter."
     import ipywidgets as w
+
     text = dict(style=dict(description_width="initial"))
     self.fig = go.FigureWidget(self.static(160))
-    self.first = control(w.BoundedIntText, "cf-particle", "first particle that is shown", "170px", description="particle", min=0, max=max(len(self.particles) - self.count, 0), value=self.start, **text)
-    back, on = (control(w.Button, css, tip, "auto", description=label) for css, tip, label in (("cf-prev", "particles before", "◀ before"), ("cf-next", "particles after", "after ▶")))
+    self.first = control(
+        w.BoundedIntText,
+        "cf-particle",
+        "first particle that is shown",
+        "170px",
+        description="particle",
+        min=0,
+        max=max(len(self.particles) - self.count, 0),
+        value=self.start,
+        **text,
+    )
+    back, on = (
+        control(w.Button, css, tip, "auto", description=label)
+        for css, tip, label in (
+            ("cf-prev", "particles before", "◀ before"),
+            ("cf-next", "particles after", "after ▶"),
+        )
+    )
     nyquist = 2 * self.particles.pixel_size
-    self.filter = control(w.FloatSlider, "cf-lowpass", "resolution of the low-pass filter", "320px", description="low-pass (Å)", min=round(nyquist, 1), max=max(60.0, 4 * nyquist), step=0.5, value=self.resolution, readout_format=".1f", **text)
+    self.filter = control(
+        w.FloatSlider,
+        "cf-lowpass",
+        "resolution of the low-pass filter",
+        "320px",
+        description="low-pass (Å)",
+        min=round(nyquist, 1),
+        max=max(60.0, 4 * nyquist),
+        step=0.5,
+        value=self.resolution,
+        readout_format=".1f",
+        **text,
+    )
+
     def change(_):
         self.start, self.resolution = self.first.value, self.filter.value
         fresh = self.static(160)
         with self.fig.batch_update():
-            for old, new in zip(self.fig.data, fresh.data): old.z = new.z
-            for old, new in zip(self.fig.layout.annotations, fresh.layout.annotations): old.text = new.text
-    for item in (self.first, self.filter): item.observe(change, "value")
-    def move(by): self.first.value = min(max(self.first.value + by, 0), self.first.max)
-    back.on_click(lambda _: move(-self.count)); on.on_click(lambda _: move(self.count))
-    self.back, self.on = back, on
-    return control(w.VBox, "cf-particles", children=[self.fig, row(self.first, back, on, self.filter)], layout=w.Layout(width="100%"))
+            for old, new in zip(self.fig.data, fresh.data):
+                old.z = new.z
+            for old, new in zip(self.fig.layout.annotations, fresh.layout.annotations):
+                old.text = new.text
 
-def show_particles(particles=None,                  # a particle set, or the path of its star file; default: that of the run
-                   run=None,                        # a run, for reprojections
-                   start: int = 0,                  # first particle that is shown
-                   count: int = 3,                  # rows
-                   resolution: float | None = None, # A, of the low-pass filter; default 20 A and at least 5 pixels
-                   size: int = 165                  # pixels of one image on the screen
-                   ) -> ParticleView:
+    for item in (self.first, self.filter):
+        item.observe(change, "value")
+
+    def move(by):
+        self.first.value = min(max(self.first.value + by, 0), self.first.max)
+
+    back.on_click(lambda _: move(-self.count))
+    on.on_click(lambda _: move(self.count))
+    self.back, self.on = back, on
+    return control(
+        w.VBox,
+        "cf-particles",
+        children=[self.fig, row(self.first, back, on, self.filter)],
+        layout=w.Layout(width="100%"),
+    )
+
+
+def show_particles(
+    particles=None,  # a particle set, or the path of its star file; default: that of the run
+    run=None,  # a run, for reprojections
+    start: int = 0,  # first particle that is shown
+    count: int = 3,  # rows
+    resolution: float
+    | None = None,  # A, of the low-pass filter; default 20 A and at least 5 pixels
+    size: int = 165,  # pixels of one image on the screen
+) -> ParticleView:
     "Look at images: raw, filtered, reprojected, and their CTF. `InputError` if the particles are not those of the run."
-    if isinstance(run, (str, Path)): run = import_module("cryoformer_nb.training.training").Run(run)
-    if particles is None and run is None: raise InputError("show_particles: expected particles or a run, found neither")
-    if particles is None: particles = run.checkpoint["particles"]["path"]
-    if isinstance(particles, (str, Path)): particles = load_particles(particles, box=run.box if run is not None else None)
+    if isinstance(run, (str, Path)):
+        run = import_module("cryoformer_nb.training.training").Run(run)
+    if particles is None and run is None:
+        raise InputError("show_particles: expected particles or a run, found neither")
+    if particles is None:
+        particles = run.checkpoint["particles"]["path"]
+    if isinstance(particles, (str, Path)):
+        particles = load_particles(particles, box=run.box if run is not None else None)
     if run is not None and (len(run.latents), run.box) != (len(particles), particles.box):
-        raise InputError(f"show_particles: expected the {len(run.latents)} particles of box {run.box} of the run, found {len(particles)} of box {particles.box}")
-    if not 0 <= start < len(particles): raise InputError(f"show_particles: expected a first particle from 0 to {len(particles) - 1}, found {start}")
+        raise InputError(
+            f"show_particles: expected the {len(run.latents)} particles of box {run.box} of the run, found {len(particles)} of box {particles.box}"
+        )
+    if not 0 <= start < len(particles):
+        raise InputError(
+            f"show_particles: expected a first particle from 0 to {len(particles) - 1}, found {start}"
+        )
     return ParticleView(particles, run, start, count, resolution, size)
+
 
 ParticleView.build = build

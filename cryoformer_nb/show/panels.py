@@ -24,9 +24,13 @@ from ..core.files import atomic_path
 # %% ../../nbs/show/01_panels.ipynb #65538cc3
 def live() -> bool:
     "Whether widgets can be shown: in a Jupyter kernel, unless the environment variable CRYOFORMER_WIDGETS is `static`."
-    if os.environ.get("CRYOFORMER_WIDGETS", "").strip().lower() == "static": return False
-    try: import anywidget, ipywidgets  # noqa: F401
-    except ImportError: return False
+    if os.environ.get("CRYOFORMER_WIDGETS", "").strip().lower() == "static":
+        return False
+    try:
+        import anywidget
+        import ipywidgets  # noqa: F401
+    except ImportError:
+        return False
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     return getattr(shell, "kernel", None) is not None
 
@@ -44,15 +48,19 @@ _FIT_ESM = """export default { render({ el }) {
   start();
 } };"""
 
+
 def live_figure(fig: go.Figure):
     "The figure as a widget that follows the width of its room."
     widget = go.FigureWidget(fig)
-    if hasattr(widget, "_config"): widget._config = {**widget._config, "responsive": True, "displaylogo": False}
+    if hasattr(widget, "_config"):
+        widget._config = {**widget._config, "responsive": True, "displaylogo": False}
     return widget
+
 
 def _fit():
     "A widget without looks that keeps the figures of its panel as wide as their room."
     from anywidget import AnyWidget
+
     return type("Fit", (AnyWidget,), dict(_esm=_FIT_ESM))()
 
 # %% ../../nbs/show/01_panels.ipynb #f9c01442
@@ -66,9 +74,11 @@ _EAR_ESM = """export default { render({ model, el }) {
   start();
 } };"""
 
+
 def listen(css: str, handler):
     "A widget without looks for a panel: `handler` is called with what is clicked or drawn in the figure in the box of class `css`."
     from anywidget import AnyWidget
+
     ear = type("Ear", (AnyWidget,), dict(_esm=_EAR_ESM.replace("CSS", css)))()
     ear.on_msg(lambda widget, content, buffers: handler(content))
     return ear
@@ -76,15 +86,25 @@ def listen(css: str, handler):
 # %% ../../nbs/show/01_panels.ipynb #dd35962f
 _PLOTLY, _WIDGET = "application/vnd.plotly.v1+json", "application/vnd.jupyter.widget-view+json"
 
+
 def figure_bundle(fig: go.Figure) -> dict:
     "What a front end needs to draw a figure: as plotly thinks best for it, or plotly's own type."
     bundle = fig._repr_mimebundle_() or {}
-    return bundle if _PLOTLY in bundle or "text/html" in bundle else {_PLOTLY: json.loads(fig.to_json())}
+    return (
+        bundle
+        if _PLOTLY in bundle or "text/html" in bundle
+        else {_PLOTLY: json.loads(fig.to_json())}
+    )
+
 
 class Panel:
     "Something to look at: `widget` for a live notebook (made by `build` when first asked for), `static()` for everywhere else."
-    def build(self): raise NotImplementedError
-    def static(self) -> go.Figure: raise NotImplementedError
+
+    def build(self):
+        raise NotImplementedError
+
+    def static(self) -> go.Figure:
+        raise NotImplementedError
 
     @cached_property
     def widget(self):
@@ -97,7 +117,8 @@ class Panel:
         bundle = {"text/plain": repr(self)} | figure_bundle(self.static())
         return (self.widget._repr_mimebundle_() or {}) | bundle if live() else bundle
 
-    def __repr__(self) -> str: return f"{type(self).__name__}"
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}"
 
     def save_html(self, path) -> Path:
         "Write the static form as a page that needs no network."
@@ -107,12 +128,15 @@ class Panel:
 # %% ../../nbs/show/01_panels.ipynb #03793327
 class Worker:
     "Runs jobs on a thread; while one runs, only the newest of those that come is kept. `failed` is called with the exception of a job."
-    def __init__(self, failed=None): self.failed, self.next, self.busy, self.change = failed, None, False, threading.Condition()
+
+    def __init__(self, failed=None):
+        self.failed, self.next, self.busy, self.change = failed, None, False, threading.Condition()
 
     def __call__(self, job) -> None:
         with self.change:
             self.next = job
-            if self.busy: return
+            if self.busy:
+                return
             self.busy = True
         threading.Thread(target=self._run, daemon=True).start()
 
@@ -124,76 +148,128 @@ class Worker:
                     self.busy = False
                     self.change.notify_all()
                     return
-            try: job()
+            try:
+                job()
             except Exception as error:
-                if self.failed: self.failed(error)
+                if self.failed:
+                    self.failed(error)
 
     def wait(self, seconds: float = 60) -> bool:
         "Until nothing is left to do; false if that takes longer."
-        with self.change: return self.change.wait_for(lambda: not self.busy, seconds)
+        with self.change:
+            return self.change.wait_for(lambda: not self.busy, seconds)
 
 # %% ../../nbs/show/01_panels.ipynb #9ef14c93
 def control(kind, css: str, tip: str = "", width: str = "", **keys):
     "An ipywidget with a class to find it by and a text for the mouse."
     item = kind(**keys)
     item.add_class(css)
-    if tip: item.tooltip = tip
-    if width: item.layout.width = width
+    if tip:
+        item.tooltip = tip
+    if width:
+        item.layout.width = width
     return item
+
 
 def row(*items):
     "Controls side by side, wrapping where the page is narrow."
     import ipywidgets as w
-    return w.HBox([i for i in items if i is not None], layout=w.Layout(flex_flow="row wrap", align_items="center", grid_gap="2px 10px", width="100%"))
+
+    return w.HBox(
+        [i for i in items if i is not None],
+        layout=w.Layout(
+            flex_flow="row wrap", align_items="center", grid_gap="2px 10px", width="100%"
+        ),
+    )
 
 # %% ../../nbs/show/01_panels.ipynb #174f4c03
 _PAGE_CSS = """body { max-width: 960px; margin: 0 auto; padding: 20px; color: #1d2733; font: 15px/1.55 system-ui, sans-serif; } pre, code { font-size: 13px; } table { border-collapse: collapse; }
 td, th { border-bottom: 1px solid #dfe5ea; padding: 3px 10px; text-align: left; } .highlight, div.input_area { background: #f5f7f9; border-radius: 6px; padding: 2px 12px; overflow: auto; margin: 10px 0; }
 .prompt, .jp-InputPrompt, .jp-OutputPrompt, .anchor-link { display: none; } img { max-width: 100%; } blockquote { margin: 0; color: #5b6875; }"""
 
+
 def _drawn(figure: dict, number: int) -> str:
     "A stored figure as HTML that draws itself."
     layout = figure.get("layout", {})
-    data = json.dumps({k: figure[k] for k in ("data", "layout", "frames") if k in figure}).replace("</", "<\\/")
-    return (f'<div id="figure-{number}" style="height:{layout.get("height", 450)}px"></div><script>(() => {{ const f = {data}; '
-            f'Plotly.newPlot("figure-{number}", {{...f, config: {{responsive: true, displaylogo: false}}}}); }})()</script>')
+    data = json.dumps({k: figure[k] for k in ("data", "layout", "frames") if k in figure}).replace(
+        "</", "<\\/"
+    )
+    return (
+        f'<div id="figure-{number}" style="height:{layout.get("height", 450)}px"></div><script>(() => {{ const f = {data}; '
+        f'Plotly.newPlot("figure-{number}", {{...f, config: {{responsive: true, displaylogo: false}}}}); }})()</script>'
+    )
+
 
 def _formula(body: str, display: str) -> str:
     "MathML, which browsers draw without a script; a formula that cannot be converted stays as it was written."
     convert = import_module("latex2mathml.converter").convert
-    try: return convert(body, display=display)
-    except Exception: return f"<code>{escape(body)}</code>"
+    try:
+        return convert(body, display=display)
+    except Exception:
+        return f"<code>{escape(body)}</code>"
+
 
 def _markdown(folder: Path):
     "A filter that makes HTML of a markdown cell, its images within."
     mistune = import_module("nbconvert.filters.markdown_mistune")
-    methods = dict(inline_math=lambda self, body: _formula(body, "inline"), block_math=lambda self, body: _formula(body, "block"),
-                   latex_environment=lambda self, name, body: _formula(f"\\begin{{{name}}}{body}\\end{{{name}}}", "block"))
+    methods = dict(
+        inline_math=lambda self, body: _formula(body, "inline"),
+        block_math=lambda self, body: _formula(body, "block"),
+        latex_environment=lambda self, name, body: _formula(
+            f"\\begin{{{name}}}{body}\\end{{{name}}}", "block"
+        ),
+    )
     kind = type("Renderer", (mistune.IPythonRenderer,), methods)
+
     def convert(context, source):
-        pictures = dict(attachments=context.get("cell", {}).get("attachments", {}), embed_images=True, path=str(folder))
+        pictures = dict(
+            attachments=context.get("cell", {}).get("attachments", {}),
+            embed_images=True,
+            path=str(folder),
+        )
         return mistune.MarkdownWithMath(renderer=kind(escape=False, **pictures)).render(source)
+
     return import_module("jinja2").pass_context(convert)
 
 # %% ../../nbs/show/01_panels.ipynb #c57dc74b
-def export_page(notebook,          # .ipynb with its outputs
-                out=None           # page to write; default: beside the notebook
-                ) -> Path:
+def export_page(
+    notebook,  # .ipynb with its outputs
+    out=None,  # page to write; default: beside the notebook
+) -> Path:
     "Write a notebook as one HTML page whose figures are alive, whose formulas are drawn, and that needs no network. `InputError` if it cannot be read."
     notebook, number = Path(notebook), 0
-    try: nbformat, exporter = import_module("nbformat"), import_module("nbconvert").HTMLExporter
-    except ImportError as error: raise InputError(f"page: expected nbconvert, which comes with JupyterLab, found none ({error}); pip install nbconvert") from error
-    try: nb = nbformat.read(notebook, 4)
-    except (OSError, ValueError) as error: raise InputError(f"{notebook}: expected a notebook, found '{' '.join(str(error).split())[:120]}'") from error
+    try:
+        nbformat, exporter = import_module("nbformat"), import_module("nbconvert").HTMLExporter
+    except ImportError as error:
+        raise InputError(
+            f"page: expected nbconvert, which comes with JupyterLab, found none ({error}); pip install nbconvert"
+        ) from error
+    try:
+        nb = nbformat.read(notebook, 4)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{notebook}: expected a notebook, found '{' '.join(str(error).split())[:120]}'"
+        ) from error
     for output in (o for cell in nb.cells for o in cell.get("outputs", [])):
         if _PLOTLY in output.get("data", {}):
             number += 1
             output["data"] = {"text/html": _drawn(output["data"][_PLOTLY], number)}
-        elif _WIDGET in output.get("data", {}): output["data"].pop(_WIDGET)
+        elif _WIDGET in output.get("data", {}):
+            output["data"].pop(_WIDGET)
     nb.metadata.pop("widgets", None)
-    body, _ = exporter(template_name="basic", filters=dict(markdown2html=_markdown(notebook.parent))).from_notebook_node(nb)
-    colours = import_module("pygments.formatters").HtmlFormatter(style="xcode", nobackground=True).get_style_defs(".highlight")
-    page = (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(notebook.stem)}</title><link rel="icon" href="data:,"><style>{_PAGE_CSS}{colours}</style>'
-            + (f"<script>{get_plotlyjs()}</script>" if number else "") + f"</head><body>{body}</body></html>")
-    with atomic_path(out or notebook.with_suffix(".html")) as name: Path(name).write_text(page, encoding="utf-8")
+    body, _ = exporter(
+        template_name="basic", filters=dict(markdown2html=_markdown(notebook.parent))
+    ).from_notebook_node(nb)
+    colours = (
+        import_module("pygments.formatters")
+        .HtmlFormatter(style="xcode", nobackground=True)
+        .get_style_defs(".highlight")
+    )
+    page = (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(notebook.stem)}</title><link rel="icon" href="data:,"><style>{_PAGE_CSS}{colours}</style>'
+        + (f"<script>{get_plotlyjs()}</script>" if number else "")
+        + f"</head><body>{body}</body></html>"
+    )
+    with atomic_path(out or notebook.with_suffix(".html")) as name:
+        Path(name).write_text(page, encoding="utf-8")
     return Path(out or notebook.with_suffix(".html"))

@@ -14,32 +14,44 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 from skimage.filters import threshold_otsu
 from skimage.measure import marching_cubes
 
+from ..analysis.latent import pca
 from ..core.conventions import InputError
 from ..core.figures import PALETTE
 from ..core.fourier import fourier_crop3
 from ..core.fsc import crossing
-from ..analysis.latent import pca
 
 # %% ../../nbs/show/02_plots.ipynb #3c0b636e
-def surface_level(volume  # (z, y, x)
-                  ) -> float:
+def surface_level(
+    volume,  # (z, y, x)
+) -> float:
     "Otsu's threshold among the positive values: between solvent and molecule."
-    v = np.asarray(volume, dtype=np.float32); positive = v[v > 0.02 * v.max()]
-    return float(threshold_otsu(positive)) if positive.size > 1 and positive.max() > positive.min() else float(v.max()) / 2
+    v = np.asarray(volume, dtype=np.float32)
+    positive = v[v > 0.02 * v.max()]
+    return (
+        float(threshold_otsu(positive))
+        if positive.size > 1 and positive.max() > positive.min()
+        else float(v.max()) / 2
+    )
 
-def mesh(volume,                   # (z, y, x)
-         level: float | None = None,
-         pixel_size: float = 1.0,  # A
-         box: int | None = None    # Fourier-crop to this box first if it is smaller
-         ) -> tuple[np.ndarray, np.ndarray]:
+
+def mesh(
+    volume,  # (z, y, x)
+    level: float | None = None,
+    pixel_size: float = 1.0,  # A
+    box: int | None = None,  # Fourier-crop to this box first if it is smaller
+) -> tuple[np.ndarray, np.ndarray]:
     "Return (vertices (p, 3) x y z in A from the centre, triangles (f, 3)); `InputError` if the level is nowhere reached."
     v = np.asarray(volume, dtype=np.float32)
     level = surface_level(v) if level is None else level
     if box and box < len(v):
         pixel_size, v = pixel_size * len(v) / box, fourier_crop3(torch.as_tensor(v), box).numpy()
     if not v.min() < level < v.max():
-        raise InputError(f"surface: expected a level between {v.min():.3g} and {v.max():.3g}, the range of the map, found {level:.3g}; choose another level")
-    points, triangles, _, _ = marching_cubes(np.pad(v, 1, constant_values=v.min()), level, allow_degenerate=False)
+        raise InputError(
+            f"surface: expected a level between {v.min():.3g} and {v.max():.3g}, the range of the map, found {level:.3g}; choose another level"
+        )
+    points, triangles, _, _ = marching_cubes(
+        np.pad(v, 1, constant_values=v.min()), level, allow_degenerate=False
+    )
     return ((points[:, ::-1] - 1 - len(v) // 2) * pixel_size).astype(np.float32), triangles
 
 # %% ../../nbs/show/02_plots.ipynb #e74c280a
@@ -50,79 +62,147 @@ def _mesh3d(points, triangles, **style) -> go.Mesh3d:
     light = dict(ambient=0.4, diffuse=0.65, specular=0.15, roughness=0.6, fresnel=0.1)
     return go.Mesh3d(x=x, y=y, z=z, i=i, j=j, k=k, lighting=light, flatshading=False, **style)
 
+
 def _camera(volume, level: float) -> dict:
     "Look along the thinnest direction of the molecule, the longest upright."
     where = np.argwhere(np.asarray(volume) > level)[:, ::-1].astype(float)
-    if len(where) < 4: return dict(eye=dict(x=1.25, y=1.25, z=1.25))
+    if len(where) < 4:
+        return dict(eye=dict(x=1.25, y=1.25, z=1.25))
     _, axes = np.linalg.eigh(np.cov(where.T))
     eye, up = (a * (-1 if a[np.abs(a).argmax()] < 0 else 1) for a in (axes[:, 0], axes[:, 2]))
     eye = eye + 0.25 * up
-    eye, up = (dict(zip("xyz", (float(c) for c in a))) for a in (1.9 * eye / np.linalg.norm(eye), up))
-    return dict(eye=eye, up=up, center=dict(zip("xyz", (-0.08 * c for c in up.values()))))      # in perspective: plotly lights no orthographic view
+    eye, up = (
+        dict(zip("xyz", (float(c) for c in a))) for a in (1.9 * eye / np.linalg.norm(eye), up)
+    )
+    return dict(
+        eye=eye, up=up, center=dict(zip("xyz", (-0.08 * c for c in up.values())))
+    )  # in perspective: plotly lights no orthographic view
+
 
 def _scene(points, camera: dict, unit: str = "Å") -> dict:
     "Axes to one scale that hold all `points` (list of (p, 3))."
-    low, high = np.min([p.min(0) for p in points], 0).astype(float), np.max([p.max(0) for p in points], 0).astype(float)
+    low, high = (
+        np.min([p.min(0) for p in points], 0).astype(float),
+        np.max([p.max(0) for p in points], 0).astype(float),
+    )
     margin = 0.04 * (high - low).max() + 1e-3
     low, high = low - margin, high + margin
-    axis = lambda name, k: dict(title=dict(text=f"{name} ({unit})", font=dict(size=11, color="#5b6875")), range=[low[k], high[k]], nticks=5, showbackground=False,
-                                gridcolor="#e6eaee", zeroline=False, tickfont=dict(size=9, color="#7a8794"), showspikes=False)
+    axis = lambda name, k: dict(
+        title=dict(text=f"{name} ({unit})", font=dict(size=11, color="#5b6875")),
+        range=[low[k], high[k]],
+        nticks=5,
+        showbackground=False,
+        gridcolor="#e6eaee",
+        zeroline=False,
+        tickfont=dict(size=9, color="#7a8794"),
+        showspikes=False,
+    )
     ratio = dict(zip("xyz", ((high - low) / (high - low).max()).tolist()))
-    return dict(xaxis=axis("x", 0), yaxis=axis("y", 1), zaxis=axis("z", 2), aspectmode="manual", aspectratio=ratio, camera=camera, dragmode="orbit")
+    return dict(
+        xaxis=axis("x", 0),
+        yaxis=axis("y", 1),
+        zaxis=axis("z", 2),
+        aspectmode="manual",
+        aspectratio=ratio,
+        camera=camera,
+        dragmode="orbit",
+    )
+
 
 def _lit(fig: go.Figure) -> go.Figure:
     "Light from above the camera's right shoulder; plotly's own stays behind many views."
-    eye, up = (np.array([v[a] or 0 for a in "xyz"]) for v in (fig.layout.scene.camera.eye, fig.layout.scene.camera.up))
-    return fig.update_traces(lightposition=dict(zip("xyz", (float(c) for c in 1e4 * (0.6 * eye + 1.2 * up - 0.9 * np.cross(eye, up))))), selector=dict(type="mesh3d"))
+    eye, up = (
+        np.array([v[a] or 0 for a in "xyz"])
+        for v in (fig.layout.scene.camera.eye, fig.layout.scene.camera.up)
+    )
+    return fig.update_traces(
+        lightposition=dict(
+            zip("xyz", (float(c) for c in 1e4 * (0.6 * eye + 1.2 * up - 0.9 * np.cross(eye, up))))
+        ),
+        selector=dict(type="mesh3d"),
+    )
+
 
 def _layout(fig: go.Figure, height: int = 420, **keys) -> go.Figure:
     "What all figures share."
-    return fig.update_layout(template="plotly_white", height=height, font=dict(family="system-ui, sans-serif", size=13, color="#1d2733"),
-                             margin=dict(l=10, r=10, t=30, b=10), **keys)
+    return fig.update_layout(
+        template="plotly_white",
+        height=height,
+        font=dict(family="system-ui, sans-serif", size=13, color="#1d2733"),
+        margin=dict(l=10, r=10, t=30, b=10),
+        **keys,
+    )
 
 # %% ../../nbs/show/02_plots.ipynb #4ea709af
 #: Blue to orange through pale yellow: told apart with every common colour blindness, and light enough everywhere to show shading.
 _STILL_TO_MOVING = [[0, "#79b6de"], [0.5, "#f3e2a0"], [1, "#d55e00"]]
 
-def on_surface(colour,            # (D, D, D) a second map
-               points,            # (p, 3) x y z in A from the centre
-               pixel_size: float  # A
-               ) -> tuple[np.ndarray, float, float]:
+
+def on_surface(
+    colour,  # (D, D, D) a second map
+    points,  # (p, 3) x y z in A from the centre
+    pixel_size: float,  # A
+) -> tuple[np.ndarray, float, float]:
     "The values of a map at points (p,), and their 1st and 99th percentiles as the ends of a colour bar."
     where = points[:, ::-1].T / pixel_size + len(colour) // 2
     value = map_coordinates(np.asarray(colour, dtype=np.float32), where, order=1, mode="nearest")
     low, high = np.percentile(value, (1, 99))
     return value, float(low), float(max(high, low + 1e-9))
 
-def surface_figure(volume,                   # (z, y, x)
-                   level: float | None = None,  # default Otsu's
-                   colour=None,              # (z, y, x) second map, sampled on the surface
-                   pixel_size: float = 1.0,  # A
-                   label: str = "",          # of the colour bar, with its unit
-                   box: int = 64             # Fourier-crop larger maps to this box
-                   ) -> go.Figure:
+
+def surface_figure(
+    volume,  # (z, y, x)
+    level: float | None = None,  # default Otsu's
+    colour=None,  # (z, y, x) second map, sampled on the surface
+    pixel_size: float = 1.0,  # A
+    label: str = "",  # of the colour bar, with its unit
+    box: int = 64,  # Fourier-crop larger maps to this box
+) -> go.Figure:
     "The surface of a map, in one colour or coloured by a second map."
     level = surface_level(volume) if level is None else level
     points, triangles = mesh(volume, level, pixel_size, box)
     style = dict(color=PALETTE[5], hoverinfo="skip")
     if colour is not None:
         value, low, high = on_surface(colour, points, pixel_size)
-        style = dict(intensity=value, colorscale=_STILL_TO_MOVING, cmin=low, cmax=high, hovertemplate="%{intensity:.3g}<extra></extra>",
-                     colorbar=dict(title=dict(text=label, side="right"), thickness=12, len=0.75, outlinewidth=0))
-    return _lit(_layout(go.Figure(_mesh3d(points, triangles, **style)), scene=_scene([points], _camera(volume, level))))
+        style = dict(
+            intensity=value,
+            colorscale=_STILL_TO_MOVING,
+            cmin=low,
+            cmax=high,
+            hovertemplate="%{intensity:.3g}<extra></extra>",
+            colorbar=dict(
+                title=dict(text=label, side="right"), thickness=12, len=0.75, outlinewidth=0
+            ),
+        )
+    return _lit(
+        _layout(
+            go.Figure(_mesh3d(points, triangles, **style)),
+            scene=_scene([points], _camera(volume, level)),
+        )
+    )
 
 # %% ../../nbs/show/02_plots.ipynb #6d3dc171
-def flexibility_figure(mean,                  # (z, y, x)
-                       flexibility,           # (z, y, x) from flexibility.flexibility_map
-                       pixel_size: float = 1.0,
-                       level: float | None = None,
-                       others: dict | None = None   # name -> (z, y, x) other maps to choose from as colour
-                       ) -> go.Figure:
+def flexibility_figure(
+    mean,  # (z, y, x)
+    flexibility,  # (z, y, x) from flexibility.flexibility_map
+    pixel_size: float = 1.0,
+    level: float | None = None,
+    others: dict | None = None,  # name -> (z, y, x) other maps to choose from as colour
+) -> go.Figure:
     "The mean map, coloured by how much the density changes over the particles, in per cent of the level of the surface; or by one of `others`."
     level = 0.6 * surface_level(mean) if level is None else level
-    change = gaussian_filter(np.asarray(flexibility, dtype=np.float32), len(flexibility) / 64) / level * 100
+    change = (
+        gaussian_filter(np.asarray(flexibility, dtype=np.float32), len(flexibility) / 64)
+        / level
+        * 100
+    )
     fig = surface_figure(mean, level, change, pixel_size, "change (% of the level)")
-    return _choose_colour(fig, {"change of the density (% of the level)": change} | others, pixel_size) if others else fig
+    return (
+        _choose_colour(fig, {"change of the density (% of the level)": change} | others, pixel_size)
+        if others
+        else fig
+    )
+
 
 def _choose_colour(fig: go.Figure, maps: dict, pixel_size: float) -> go.Figure:
     "A list from which to choose the map, name -> (z, y, x), that colours the surface."
@@ -130,121 +210,372 @@ def _choose_colour(fig: go.Figure, maps: dict, pixel_size: float) -> go.Figure:
     for name, volume in maps.items():
         value, low, high = on_surface(volume, points, pixel_size)
         digits = max(0, 3 - int(np.floor(np.log10(max(abs(low), abs(high), 1e-9)))))
-        buttons.append(dict(label=name, method="restyle", args=[{"intensity": [value.round(digits).tolist()], "cmin": low, "cmax": high, "colorbar.title.text": name}]))
-    return fig.update_layout(updatemenus=[dict(buttons=buttons, x=0, xanchor="left", y=1.0, yanchor="bottom", pad=dict(b=2), bgcolor="white", bordercolor="#dfe5ea")], margin_t=60)
+        buttons.append(
+            dict(
+                label=name,
+                method="restyle",
+                args=[
+                    {
+                        "intensity": [value.round(digits).tolist()],
+                        "cmin": low,
+                        "cmax": high,
+                        "colorbar.title.text": name,
+                    }
+                ],
+            )
+        )
+    return fig.update_layout(
+        updatemenus=[
+            dict(
+                buttons=buttons,
+                x=0,
+                xanchor="left",
+                y=1.0,
+                yanchor="bottom",
+                pad=dict(b=2),
+                bgcolor="white",
+                bordercolor="#dfe5ea",
+            )
+        ],
+        margin_t=60,
+    )
 
 # %% ../../nbs/show/02_plots.ipynb #e8186ff7
-def path_figure(volumes,                     # (n, z, y, x), or an iterable of maps
-                pixel_size: float = 1.0,     # A
-                level: float | None = None,  # of all maps; default the median of Otsu's
-                labels=None,                 # one a map; default 1..n
-                box: int = 40                # Fourier-crop to this box: keeps the page small
-                ) -> go.Figure:
+def path_figure(
+    volumes,  # (n, z, y, x), or an iterable of maps
+    pixel_size: float = 1.0,  # A
+    level: float | None = None,  # of all maps; default the median of Otsu's
+    labels=None,  # one a map; default 1..n
+    box: int = 40,  # Fourier-crop to this box: keeps the page small
+) -> go.Figure:
     "A slider over the surfaces of several maps."
     volumes = [np.asarray(v, dtype=np.float32) for v in volumes]
     level = float(np.median([surface_level(v) for v in volumes])) if level is None else level
     meshes = [mesh(v, level, pixel_size, box) for v in volumes]
-    labels = [str(k + 1) for k in range(len(meshes))] if labels is None else [str(s) for s in labels]
+    labels = (
+        [str(k + 1) for k in range(len(meshes))] if labels is None else [str(s) for s in labels]
+    )
     first = len(meshes) // 2
-    fig = go.Figure([_mesh3d(*m, color=PALETTE[5], visible=k == first, hoverinfo="skip", name=labels[k]) for k, m in enumerate(meshes)])
-    steps = [dict(method="restyle", label=labels[k], args=[{"visible": [j == k for j in range(len(meshes))]}]) for k in range(len(meshes))]
-    slider = dict(active=first, steps=steps, currentvalue=dict(prefix="map ", font=dict(size=13)), pad=dict(t=8, b=4, l=8, r=8), len=1.0, ticklen=3, tickcolor="#9aa7b3")
+    fig = go.Figure(
+        [
+            _mesh3d(*m, color=PALETTE[5], visible=k == first, hoverinfo="skip", name=labels[k])
+            for k, m in enumerate(meshes)
+        ]
+    )
+    steps = [
+        dict(
+            method="restyle",
+            label=labels[k],
+            args=[{"visible": [j == k for j in range(len(meshes))]}],
+        )
+        for k in range(len(meshes))
+    ]
+    slider = dict(
+        active=first,
+        steps=steps,
+        currentvalue=dict(prefix="map ", font=dict(size=13)),
+        pad=dict(t=8, b=4, l=8, r=8),
+        len=1.0,
+        ticklen=3,
+        tickcolor="#9aa7b3",
+    )
     camera = _camera(np.max(volumes, 0), level)
-    return _lit(_layout(fig, scene=_scene([m[0] for m in meshes], camera), sliders=[slider], uirevision="path", height=480))
+    return _lit(
+        _layout(
+            fig,
+            scene=_scene([m[0] for m in meshes], camera),
+            sliders=[slider],
+            uirevision="path",
+            height=480,
+        )
+    )
 
 # %% ../../nbs/show/02_plots.ipynb #8e980c7c
 def _binned(x, y, colour, bins: int = 160) -> go.Heatmap:
     "Counts (log10), or the mean of `colour`, on a grid."
     count, ex, ey = np.histogram2d(x, y, bins)
     with np.errstate(invalid="ignore", divide="ignore"):
-        z = np.log10(count) if colour is None else np.histogram2d(x, y, [ex, ey], weights=colour)[0] / count
+        z = (
+            np.log10(count)
+            if colour is None
+            else np.histogram2d(x, y, [ex, ey], weights=colour)[0] / count
+        )
     z[count == 0] = np.nan
-    return go.Heatmap(x=(ex[1:] + ex[:-1]) / 2, y=(ey[1:] + ey[:-1]) / 2, z=z.T.astype(np.float32), colorscale="Viridis", hoverongaps=False)
+    return go.Heatmap(
+        x=(ex[1:] + ex[:-1]) / 2,
+        y=(ey[1:] + ey[:-1]) / 2,
+        z=z.T.astype(np.float32),
+        colorscale="Viridis",
+        hoverongaps=False,
+    )
 
-def latent_figure(latents,                     # (N, d)
-                  colour=None,                 # (N,) a number a particle, such as its state
-                  components=(1, 2),           # principal components, counted from 1
-                  label: str = "true state",   # of the colour bar
-                  path=None,                   # (n, d) latents to mark and number
-                  limit: int = 20_000          # more points than this are drawn as a density
-                  ) -> go.Figure:
+
+def latent_figure(
+    latents,  # (N, d)
+    colour=None,  # (N,) a number a particle, such as its state
+    components=(1, 2),  # principal components, counted from 1
+    label: str = "true state",  # of the colour bar
+    path=None,  # (n, d) latents to mark and number
+    limit: int = 20_000,  # more points than this are drawn as a density
+) -> go.Figure:
     "The particles in the plane of two principal components of their latents."
     axes, xy, share = pca(latents)
     a, b = (min(c, xy.shape[1]) - 1 for c in components)
-    x, y = xy[:, a].astype(np.float32), xy[:, b].astype(np.float32) if xy.shape[1] > 1 else np.zeros(len(xy), dtype=np.float32)
-    bar = dict(title=dict(text=label if colour is not None else "log₁₀ particles", side="right"), thickness=12, len=0.8, outlinewidth=0)
-    if len(x) > limit: trace = _binned(x, y, colour).update(colorbar=bar, hovertemplate="%{z:.3g}<extra></extra>")
+    x, y = (
+        xy[:, a].astype(np.float32),
+        xy[:, b].astype(np.float32) if xy.shape[1] > 1 else np.zeros(len(xy), dtype=np.float32),
+    )
+    bar = dict(
+        title=dict(text=label if colour is not None else "log₁₀ particles", side="right"),
+        thickness=12,
+        len=0.8,
+        outlinewidth=0,
+    )
+    if len(x) > limit:
+        trace = _binned(x, y, colour).update(colorbar=bar, hovertemplate="%{z:.3g}<extra></extra>")
     else:
         marker = dict(size=5 if len(x) < 5000 else 3, opacity=0.65, color=PALETTE[0])
-        if colour is not None: marker |= dict(color=np.asarray(colour, dtype=np.float32), colorscale="Viridis", colorbar=bar)
-        trace = go.Scattergl(x=x, y=y, mode="markers", marker=marker, customdata=np.arange(len(x), dtype=np.int32), hovertemplate="particle %{customdata}<extra></extra>")
+        if colour is not None:
+            marker |= dict(
+                color=np.asarray(colour, dtype=np.float32), colorscale="Viridis", colorbar=bar
+            )
+        trace = go.Scattergl(
+            x=x,
+            y=y,
+            mode="markers",
+            marker=marker,
+            customdata=np.arange(len(x), dtype=np.int32),
+            hovertemplate="particle %{customdata}<extra></extra>",
+        )
     fig = go.Figure(trace.update(name="particles", showlegend=False))
-    if path is not None: _mark(fig, (np.asarray(path) - np.asarray(latents).mean(0)) @ axes[[a, b if xy.shape[1] > 1 else a]].T)
-    return _layout(fig, xaxis_title=f"PC {a + 1}, latent units ({share[a]:.0%})",
-                   yaxis_title=f"PC {b + 1}, latent units ({share[min(b, len(share) - 1)]:.0%})").update_layout(margin=dict(l=60, b=50))
+    if path is not None:
+        _mark(
+            fig,
+            (np.asarray(path) - np.asarray(latents).mean(0))
+            @ axes[[a, b if xy.shape[1] > 1 else a]].T,
+        )
+    return _layout(
+        fig,
+        xaxis_title=f"PC {a + 1}, latent units ({share[a]:.0%})",
+        yaxis_title=f"PC {b + 1}, latent units ({share[min(b, len(share) - 1)]:.0%})",
+    ).update_layout(margin=dict(l=60, b=50))
 
 # %% ../../nbs/show/02_plots.ipynb #60251f1d
 def _mark(fig: go.Figure, points):
     "A numbered line through `points` (n, 2), and a ring around the middle one that a page can move."
-    x, y = points.round(5).T.tolist()     # plain lists: the page's script reads them
-    fig.add_trace(go.Scattergl(x=x, y=y, mode="lines+markers+text", text=[str(k + 1) for k in range(len(x))], textfont=dict(size=9, color="white"), textposition="middle center",
-                             marker=dict(size=16, color="#1d2733"), line=dict(color="#1d2733", width=1.5), showlegend=False, name="maps", hovertemplate="map %{text}<extra></extra>"))
+    x, y = points.round(5).T.tolist()  # plain lists: the page's script reads them
+    fig.add_trace(
+        go.Scattergl(
+            x=x,
+            y=y,
+            mode="lines+markers+text",
+            text=[str(k + 1) for k in range(len(x))],
+            textfont=dict(size=9, color="white"),
+            textposition="middle center",
+            marker=dict(size=16, color="#1d2733"),
+            line=dict(color="#1d2733", width=1.5),
+            showlegend=False,
+            name="maps",
+            hovertemplate="map %{text}<extra></extra>",
+        )
+    )
     m = len(x) // 2
-    fig.add_trace(go.Scattergl(x=x[m:m + 1], y=y[m:m + 1], mode="markers", marker=dict(size=24, color="rgba(0,0,0,0)", line=dict(color=PALETTE[1], width=3)),
-                             showlegend=False, name="shown", hoverinfo="skip"))
+    fig.add_trace(
+        go.Scattergl(
+            x=x[m : m + 1],
+            y=y[m : m + 1],
+            mode="markers",
+            marker=dict(size=24, color="rgba(0,0,0,0)", line=dict(color=PALETTE[1], width=3)),
+            showlegend=False,
+            name="shown",
+            hoverinfo="skip",
+        )
+    )
 
 # %% ../../nbs/show/02_plots.ipynb #841af9ff
-def _resolution_ticks(nyquist: float  # A
-                      ) -> tuple[list, list]:
+def _resolution_ticks(
+    nyquist: float,  # A
+) -> tuple[list, list]:
     "Tick positions (1/A) and labels (A), none too close to another."
     positions, labels = [], []
-    for r in (100, 50, 40, 30, 20, 15, 12, 10, 8, 7, 6, 5, 4.5, 4, 3.5, 3, 2.5, 2, 1.8, 1.6, 1.4, 1.2, 1):
-        if r > nyquist * 0.999 and (1 / r - (positions[-1] if positions else 0)) * nyquist > 0.075: positions.append(1 / r); labels.append(f"{r:g}")
+    for r in (
+        100,
+        50,
+        40,
+        30,
+        20,
+        15,
+        12,
+        10,
+        8,
+        7,
+        6,
+        5,
+        4.5,
+        4,
+        3.5,
+        3,
+        2.5,
+        2,
+        1.8,
+        1.6,
+        1.4,
+        1.2,
+        1,
+    ):
+        if r > nyquist * 0.999 and (1 / r - (positions[-1] if positions else 0)) * nyquist > 0.075:
+            positions.append(1 / r)
+            labels.append(f"{r:g}")
     return positions, labels
 
-def fsc_figure(curves: dict,             # name -> (s,) values of shells 0..D/2, or (value, low, high) for a band
-               pixel_size: float = 1.0,  # A
-               threshold: float = 0.5,   # where the resolution is marked
-               dashed=()                 # names drawn dashed, without mark
-               ) -> go.Figure:
+
+def fsc_figure(
+    curves: dict,  # name -> (s,) values of shells 0..D/2, or (value, low, high) for a band
+    pixel_size: float = 1.0,  # A
+    threshold: float = 0.5,  # where the resolution is marked
+    dashed=(),  # names drawn dashed, without mark
+) -> go.Figure:
     "FSC curves with the lines 0.5 and 0.143 and the resolution of each curve."
     fig, left = go.Figure(), []
     for n, (name, curve) in enumerate(curves.items()):
         value, *band = curve if isinstance(curve, tuple) else (curve,)
-        value = np.asarray(value, dtype=np.float32); box = 2 * (len(value) - 1)
+        value = np.asarray(value, dtype=np.float32)
+        box = 2 * (len(value) - 1)
         x, colour = np.arange(len(value), dtype=np.float32) / (box * pixel_size), PALETTE[n % 5]
-        if band: fig.add_trace(go.Scatter(x=np.r_[x, x[::-1]], y=np.r_[band[0], np.asarray(band[1])[::-1]], fill="toself", line_width=0, fillcolor=_faint(colour), hoverinfo="skip", showlegend=False))
-        fig.add_trace(go.Scatter(x=x, y=value, name=name, customdata=1 / np.maximum(x, 1e-9), hovertemplate="%{y:.3f} at %{customdata:.1f} Å<extra>" + name + "</extra>",
-                                 line=dict(color=colour, width=2.5, dash="dash" if name in dashed else "solid")))
-        if name not in dashed and (shell := crossing(value, threshold)) > 0: _mark_resolution(fig, shell, box, pixel_size, threshold, colour, float(value[-1]) if shell >= len(value) - 1 else None)
+        if band:
+            fig.add_trace(
+                go.Scatter(
+                    x=np.r_[x, x[::-1]],
+                    y=np.r_[band[0], np.asarray(band[1])[::-1]],
+                    fill="toself",
+                    line_width=0,
+                    fillcolor=_faint(colour),
+                    hoverinfo="skip",
+                    showlegend=False,
+                )
+            )
+        fig.add_trace(
+            go.Scatter(
+                x=x,
+                y=value,
+                name=name,
+                customdata=1 / np.maximum(x, 1e-9),
+                hovertemplate="%{y:.3f} at %{customdata:.1f} Å<extra>" + name + "</extra>",
+                line=dict(color=colour, width=2.5, dash="dash" if name in dashed else "solid"),
+            )
+        )
+        if name not in dashed and (shell := crossing(value, threshold)) > 0:
+            _mark_resolution(
+                fig,
+                shell,
+                box,
+                pixel_size,
+                threshold,
+                colour,
+                float(value[-1]) if shell >= len(value) - 1 else None,
+            )
         left.append(value.min())
-    for level in (0.5, 0.143): fig.add_hline(level, line=dict(color="#7a8794", width=1, dash="dot"), annotation=dict(text=f"{level}", font=dict(size=11, color="#7a8794"), x=0, xanchor="left", yanchor="bottom"))
+    for level in (0.5, 0.143):
+        fig.add_hline(
+            level,
+            line=dict(color="#7a8794", width=1, dash="dot"),
+            annotation=dict(
+                text=f"{level}",
+                font=dict(size=11, color="#7a8794"),
+                x=0,
+                xanchor="left",
+                yanchor="bottom",
+            ),
+        )
     at, text = _resolution_ticks(2 * pixel_size)
-    return _layout(fig, xaxis=dict(title="resolution (Å)", tickvals=at, ticktext=text, range=[0, 0.5 / pixel_size]),
-                   yaxis=dict(title="Fourier shell correlation (no unit)", range=[min(-0.03, *left), 1.03]), legend=dict(orientation="h", y=1.02, yanchor="bottom", x=0)).update_layout(margin=dict(l=60, b=50, t=50))
+    return _layout(
+        fig,
+        xaxis=dict(title="resolution (Å)", tickvals=at, ticktext=text, range=[0, 0.5 / pixel_size]),
+        yaxis=dict(title="Fourier shell correlation (no unit)", range=[min(-0.03, *left), 1.03]),
+        legend=dict(orientation="h", y=1.02, yanchor="bottom", x=0),
+    ).update_layout(margin=dict(l=60, b=50, t=50))
 
 # %% ../../nbs/show/02_plots.ipynb #c050ea5d
 def _faint(colour: str) -> str:
     "A colour '#rrggbb' at 18 per cent."
-    return "rgba({},{},{},0.18)".format(*(int(colour[k:k + 2], 16) for k in (1, 3, 5)))
+    return "rgba({},{},{},0.18)".format(*(int(colour[k : k + 2], 16) for k in (1, 3, 5)))
 
-def _mark_resolution(fig: go.Figure, shell: float, box: int, pixel_size: float, threshold: float, colour: str, last: float | None):
+
+def _mark_resolution(
+    fig: go.Figure,
+    shell: float,
+    box: int,
+    pixel_size: float,
+    threshold: float,
+    colour: str,
+    last: float | None,
+):
     "A dot where the curve crosses the threshold, with the resolution in A; a note at its `last` value if it never does."
     x, text = shell / (box * pixel_size), f"{box * pixel_size / shell:.1f} Å"
-    if last is not None: return fig.add_annotation(x=x, y=last, text=f"beyond {text} (Nyquist)", showarrow=False, xanchor="right", yanchor="top", yshift=-14, font=dict(color=colour, size=12))
-    fig.add_trace(go.Scatter(x=[x], y=[threshold], mode="markers", marker=dict(size=9, color=colour, line=dict(color="white", width=1.5)), showlegend=False, hoverinfo="skip"))
-    fig.add_annotation(x=x, y=threshold, text=f"<b>{text}</b>", showarrow=True, ax=26 if x < 0.4 / pixel_size else -26, ay=-26 - 18 * (len(fig.layout.annotations) % 3), arrowcolor=colour, font=dict(color=colour, size=13))
+    if last is not None:
+        return fig.add_annotation(
+            x=x,
+            y=last,
+            text=f"beyond {text} (Nyquist)",
+            showarrow=False,
+            xanchor="right",
+            yanchor="top",
+            yshift=-14,
+            font=dict(color=colour, size=12),
+        )
+    fig.add_trace(
+        go.Scatter(
+            x=[x],
+            y=[threshold],
+            mode="markers",
+            marker=dict(size=9, color=colour, line=dict(color="white", width=1.5)),
+            showlegend=False,
+            hoverinfo="skip",
+        )
+    )
+    fig.add_annotation(
+        x=x,
+        y=threshold,
+        text=f"<b>{text}</b>",
+        showarrow=True,
+        ax=26 if x < 0.4 / pixel_size else -26,
+        ay=-26 - 18 * (len(fig.layout.annotations) % 3),
+        arrowcolor=colour,
+        font=dict(color=colour, size=13),
+    )
 
 # %% ../../nbs/show/02_plots.ipynb #9e86aaa6
-def loss_figure(history  # frame with seconds and loss
-                ) -> go.Figure:
+def loss_figure(
+    history,  # frame with seconds and loss
+) -> go.Figure:
     "The loss over training time, with its running median."
     minutes, loss = history["seconds"].to_numpy() / 60, history["loss"].to_numpy(dtype=np.float64)
     width = max(1, len(loss) // 60)
     smooth = history["loss"].rolling(2 * width + 1, center=True, min_periods=1).median().to_numpy()
     keep = np.unique(np.linspace(0, len(loss) - 1, min(len(loss), 1500)).round().astype(int))
-    fig = go.Figure([go.Scattergl(x=minutes[keep].astype(np.float32), y=loss[keep].astype(np.float32), name="recorded", line=dict(color="#b9c4cf", width=1)),
-                     go.Scatter(x=minutes[keep].astype(np.float32), y=smooth[keep].astype(np.float32), name="running median", line=dict(color=PALETTE[0], width=2.5))])
+    fig = go.Figure(
+        [
+            go.Scattergl(
+                x=minutes[keep].astype(np.float32),
+                y=loss[keep].astype(np.float32),
+                name="recorded",
+                line=dict(color="#b9c4cf", width=1),
+            ),
+            go.Scatter(
+                x=minutes[keep].astype(np.float32),
+                y=smooth[keep].astype(np.float32),
+                name="running median",
+                line=dict(color=PALETTE[0], width=2.5),
+            ),
+        ]
+    )
     low, high = np.nanpercentile(loss, (0.5, 97)) if len(loss) else (0, 1)
-    return _layout(fig, height=340, xaxis_title="training time (min)", yaxis=dict(title="loss (no unit)", range=[low - 0.05 * (high - low), high + 0.15 * (high - low)]),
-                   legend=dict(orientation="h", y=1.02, yanchor="bottom", x=0)).update_layout(margin=dict(l=60, b=50, t=40))
+    return _layout(
+        fig,
+        height=340,
+        xaxis_title="training time (min)",
+        yaxis=dict(
+            title="loss (no unit)", range=[low - 0.05 * (high - low), high + 0.15 * (high - low)]
+        ),
+        legend=dict(orientation="h", y=1.02, yanchor="bottom", x=0),
+    ).update_layout(margin=dict(l=60, b=50, t=40))

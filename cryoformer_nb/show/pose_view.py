@@ -9,36 +9,60 @@ __all__ = ['PoseView', 'show_poses']
 import numpy as np
 import plotly.graph_objects as go
 
-from ..core.conventions import InputError
-from ..analysis.pose_history import animated_pose_figure, pose_figure, pose_history, stage_changes
 from ..analysis.metrics import read_poses
+from cryoformer_nb.analysis.pose_history import (
+    animated_pose_figure,
+    pose_figure,
+    pose_history,
+    stage_changes,
+)
+from ..core.conventions import InputError
 from .panels import Panel, control, live_figure
 
 # %% ../../nbs/show/07_pose_view.ipynb #3be52fe9
 class PoseView(Panel):
     "The history of a run's poses; `slider` and `canvas` are the widget's parts."
-    def __init__(self, history): self.history = history
 
-    def static(self) -> go.Figure: return animated_pose_figure(self.history)
+    def __init__(self, history):
+        self.history = history
+
+    def static(self) -> go.Figure:
+        return animated_pose_figure(self.history)
 
     def build(self):
         import ipywidgets as w
+
         names = self.history.stages
         self.canvas = live_figure(pose_figure(self.history))
-        self.slider = control(w.SelectionSlider, "cf-stage", "stage of the refinement", "70%", options=[(name, k) for k, name in enumerate(names)], value=len(names) - 1, description="stage")
+        self.slider = control(
+            w.SelectionSlider,
+            "cf-stage",
+            "stage of the refinement",
+            "70%",
+            options=[(name, k) for k, name in enumerate(names)],
+            value=len(names) - 1,
+            description="stage",
+        )
         self.slider.observe(lambda change: self.show(change["new"]), "value")
         return w.VBox([self.slider, self.canvas])
 
     def show(self, stage: int) -> None:
         "Mark a stage and draw its directions."
         with self.canvas.batch_update():
-            for trace, change in zip((2, 5, 6), stage_changes(self.history, stage)): self.canvas.data[trace].update(change)
+            for trace, change in zip((2, 5, 6), stage_changes(self.history, stage)):
+                self.canvas.data[trace].update(change)
 
-def show_poses(run,            # a run that refined its poses
-               truth=None      # truth folder of a simulated set
-               ) -> PoseView:
+
+def show_poses(
+    run,  # a run that refined its poses
+    truth=None,  # truth folder of a simulated set
+) -> PoseView:
     "The pose refinement of a run: errors (or movements) over its stages, and view directions on the sphere. `InputError` for a run with given poses, or a truth of another set."
-    if truth is None: return PoseView(pose_history(run.pose_snapshots))
+    if truth is None:
+        return PoseView(pose_history(run.pose_snapshots))
     true = read_poses(truth)
-    if len(true[0]) != len(run.poses[0]): raise InputError(f"{truth}: expected the truth of {len(run.poses[0])} particles, found {len(true[0])}; is it the truth of this set?")
+    if len(true[0]) != len(run.poses[0]):
+        raise InputError(
+            f"{truth}: expected the truth of {len(run.poses[0])} particles, found {len(true[0])}; is it the truth of this set?"
+        )
     return PoseView(pose_history(run.pose_snapshots, *true))

@@ -13,13 +13,19 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from ..core.files import atomic_path, read_map
 from ..analysis.flexibility import flexibility
-from ..core.fsc import fsc
 from ..analysis.latent import motion_path
 from ..analysis.metrics import read_labels, read_poses, score
 from ..analysis.pose_history import animated_pose_figure, pose_history
-from .plots import flexibility_figure, fsc_figure, latent_figure, loss_figure, path_figure
+from ..core.files import atomic_path, read_map
+from ..core.fsc import fsc
+from cryoformer_nb.show.plots import (
+    flexibility_figure,
+    fsc_figure,
+    latent_figure,
+    loss_figure,
+    path_figure,
+)
 
 # %% ../../nbs/show/08_report.ipynb #436ac000
 _CSS = """
@@ -70,57 +76,131 @@ if (maps && button) {
 }
 """
 
-def _card(title: str, fig: go.Figure | None, reading: str, name: str, wide: bool = False, extra: str = "") -> str:
+
+def _card(
+    title: str, fig: go.Figure | None, reading: str, name: str, wide: bool = False, extra: str = ""
+) -> str:
     "A figure with its title and the sentence that tells how to read it."
-    plot = "" if fig is None else fig.to_html(full_html=False, include_plotlyjs=False, auto_play=False, div_id=name, default_width="100%", default_height=f"{fig.layout.height}px",
-                                              config=dict(responsive=True, displaylogo=False, modeBarButtonsToRemove=["select2d", "lasso2d", "autoScale2d", "resetCameraLastSave3d"]))
+    plot = (
+        ""
+        if fig is None
+        else fig.to_html(
+            full_html=False,
+            include_plotlyjs=False,
+            auto_play=False,
+            div_id=name,
+            default_width="100%",
+            default_height=f"{fig.layout.height}px",
+            config=dict(
+                responsive=True,
+                displaylogo=False,
+                modeBarButtonsToRemove=[
+                    "select2d",
+                    "lasso2d",
+                    "autoScale2d",
+                    "resetCameraLastSave3d",
+                ],
+            ),
+        )
+    )
     return f'<section class="card{" wide" if wide else ""}">{extra}<h2>{escape(title)}</h2>{plot}<p>{reading}</p></section>'
 
 # %% ../../nbs/show/08_report.ipynb #03eff12f
 def _page(title: str, subtitle: str, facts: list, cards: list, settings: str) -> str:
     "The whole page; facts are (value, name, is a key result)."
-    tiles = "".join(f'<div class="fact{" key" if key else ""}"><b>{escape(value)}</b><span>{escape(name)}</span></div>' for value, name, key in facts)
-    details = f'<section class="card wide"><details><summary>Settings of this run</summary><pre>{escape(settings)}</pre></details></section>' if settings else ""
-    return (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{escape(title)}</title>'
-            f'<link rel="icon" href="data:,"><style>{_CSS}</style><script>{get_plotlyjs()}</script></head><body>'
-            f'<header><div><h1>{escape(title)}</h1><p>{escape(subtitle)}</p></div></header><main><div class="facts">{tiles}</div><div class="grid">{"".join(cards)}{details}</div>'
-            f'<footer>Made by cryoformer_nb. This page is one file and needs no network.</footer></main><script>{_SCRIPT}</script></body></html>')
+    tiles = "".join(
+        f'<div class="fact{" key" if key else ""}"><b>{escape(value)}</b><span>{escape(name)}</span></div>'
+        for value, name, key in facts
+    )
+    details = (
+        f'<section class="card wide"><details><summary>Settings of this run</summary><pre>{escape(settings)}</pre></details></section>'
+        if settings
+        else ""
+    )
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{escape(title)}</title>'
+        f'<link rel="icon" href="data:,"><style>{_CSS}</style><script>{get_plotlyjs()}</script></head><body>'
+        f'<header><div><h1>{escape(title)}</h1><p>{escape(subtitle)}</p></div></header><main><div class="facts">{tiles}</div><div class="grid">{"".join(cards)}{details}</div>'
+        f"<footer>Made by cryoformer_nb. This page is one file and needs no network.</footer></main><script>{_SCRIPT}</script></body></html>"
+    )
 
 # %% ../../nbs/show/08_report.ipynb #df6c625b
 def _facts(run, scores) -> list:
     "Numbers for the top of the page: (value, name, is a key result)."
     history, facts = run.history, []
     if scores:
-        facts += [(f"{scores['latent_r2']:.3f}", "latent R² against the true state", True),
-                  (f"{scores['mean_fsc']:.3f}", f"mean FSC (a single map: {scores['ceiling']:.3f})", True)]
-        if np.isfinite(scores.get("flexibility_auc", np.nan)): facts += [(f"{scores['flexibility_auc']:.3f}", "moving parts found (area under ROC)", True)]
-    facts += [(f"{len(run.latents):,}", "particles", False), (f"{run.box} px", "box", False), (f"{run.pixel_size:.3g} Å", "pixel size", False)]
+        facts += [
+            (f"{scores['latent_r2']:.3f}", "latent R² against the true state", True),
+            (
+                f"{scores['mean_fsc']:.3f}",
+                f"mean FSC (a single map: {scores['ceiling']:.3f})",
+                True,
+            ),
+        ]
+        if np.isfinite(scores.get("flexibility_auc", np.nan)):
+            facts += [
+                (f"{scores['flexibility_auc']:.3f}", "moving parts found (area under ROC)", True)
+            ]
+    facts += [
+        (f"{len(run.latents):,}", "particles", False),
+        (f"{run.box} px", "box", False),
+        (f"{run.pixel_size:.3g} Å", "pixel size", False),
+    ]
     if len(history):
         rate = history["images_per_second"].dropna()
-        facts += [(f"{history['seconds'].iloc[-1] / 60:.1f} min", "training", False)] + ([(f"{rate.median():.0f}", "images per second", False)] if len(rate) else [])
+        facts += [(f"{history['seconds'].iloc[-1] / 60:.1f} min", "training", False)] + (
+            [(f"{rate.median():.0f}", "images per second", False)] if len(rate) else []
+        )
         facts += [(f"{history['epoch'].iloc[-1]:.1f}", "passes over the images", False)]
     return facts
+
 
 def _fsc_card(run, scores) -> str | None:
     "FSC against the truth, or between half maps, or nothing."
     halves = [Path(run.path) / f"half{k}.mrc" for k in (1, 2)] if getattr(run, "path", None) else []
     if scores:
-        value, low, high, ceiling = (np.asarray(scores[k]) for k in ("fsc_curve", "fsc_low", "fsc_high", "ceiling_curve"))
-        fig = fsc_figure({"each particle's map": (value, low, high), "average true map": ceiling}, run.pixel_size, dashed=("average true map",))
-        reading = (f"Each of {len(scores['particles'])} particles' maps against its own true map: mean (line) and the middle 80 per cent (band). The dashed curve is what the average of all true maps "
-                   "reaches; where the line lies above it, the maps tell more than any single map could. The dot marks the resolution at 0.5.")
+        value, low, high, ceiling = (
+            np.asarray(scores[k]) for k in ("fsc_curve", "fsc_low", "fsc_high", "ceiling_curve")
+        )
+        fig = fsc_figure(
+            {"each particle's map": (value, low, high), "average true map": ceiling},
+            run.pixel_size,
+            dashed=("average true map",),
+        )
+        reading = (
+            f"Each of {len(scores['particles'])} particles' maps against its own true map: mean (line) and the middle 80 per cent (band). The dashed curve is what the average of all true maps "
+            "reaches; where the line lies above it, the maps tell more than any single map could. The dot marks the resolution at 0.5."
+        )
         return _card("Agreement with the truth", fig, reading, "fsc")
-    if not halves or not all(h.exists() for h in halves): return None
+    if not halves or not all(h.exists() for h in halves):
+        return None
     (a, pixel), (b, _) = (read_map(h) for h in halves)
-    return _card("Agreement of the half maps", fsc_figure({"half maps": fsc(a, b, pixel).value}, pixel, 0.143),
-                 "Two maps from independent halves of the particles. The dot marks the resolution at 0.143, without a mask.", "fsc")
+    return _card(
+        "Agreement of the half maps",
+        fsc_figure({"half maps": fsc(a, b, pixel).value}, pixel, 0.143),
+        "Two maps from independent halves of the particles. The dot marks the resolution at 0.143, without a mask.",
+        "fsc",
+    )
+
 
 def _pose_card(run, truth) -> str | None:
     "How poses were refined, if they were."
-    if not getattr(run, "pose_snapshots", None): return None
+    if not getattr(run, "pose_snapshots", None):
+        return None
     true = read_poses(truth) if truth else ()
-    reading = ("Left, how far rotations and shifts are from the true ones at each stage of the refinement" if truth else "Left, how far rotations and shifts have moved from the given ones at each stage of the refinement; a curve that is level at the end has settled")
-    return _card("How poses were refined", animated_pose_figure(pose_history(run.pose_snapshots, *true)), reading + ": the median, and the middle half of the particles. Right, the directions they are seen from. Move the slider to go through the stages.", "poses", wide=True)
+    reading = (
+        "Left, how far rotations and shifts are from the true ones at each stage of the refinement"
+        if truth
+        else "Left, how far rotations and shifts have moved from the given ones at each stage of the refinement; a curve that is level at the end has settled"
+    )
+    return _card(
+        "How poses were refined",
+        animated_pose_figure(pose_history(run.pose_snapshots, *true)),
+        reading
+        + ": the median, and the middle half of the particles. Right, the directions they are seen from. Move the slider to go through the stages.",
+        "poses",
+        wide=True,
+    )
 
 # %% ../../nbs/show/08_report.ipynb #a468ece6
 def _cards(run, truth, scores, n: int) -> list:
@@ -129,36 +209,88 @@ def _cards(run, truth, scores, n: int) -> list:
     path = motion_path(z, n)
     volumes = np.asarray(run.volumes(path))
     moving = flexibility(run, 40)
-    others = {} if moving.queries is None else {"change of the logit (no unit)": moving.effect, "change of all queries (no unit)": moving.queries} | {f"change of attention channel {c} (no unit)": v for c, v in enumerate(moving.channels)}
-    seen = ("The colour is the true state, which training never saw: a smooth gradient means that the motion was found. " if truth
-            else "A band or a curve is a continuous motion, separate clouds are distinct states. ")
-    return [_card("Where the particles lie", latent_figure(z, labels, path=path).update_layout(height=480), f"Each dot is a particle; near dots have similar shapes. Each axis names its share of the variance. {seen}"
-                  "The numbered points are the places of the maps beside (below, on a phone); the ring follows the slider.", "latent"),
-            _card("Maps along the main motion", path_figure(volumes, run.pixel_size), "Move the slider, or press Play, to go along the numbered points. All maps share one level and one scale; "
-                  "drag to turn, scroll to zoom.", "maps", extra='<button class="play" id="play">Play</button>'),
-            _fsc_card(run, scores),
-            _card("Which parts move", flexibility_figure(moving.mean, moving.density, run.pixel_size, others=others), "The average shape, coloured by how much the density at each place "
-                  "changes from particle to particle: orange parts move, blue parts stay." + (" The list on top shows the same for the attention queries, which know the motion but not the density." if others else "")
-                  + (f" Where the truth moves is told apart with an area under the ROC curve of {scores['flexibility_auc']:.3f} (0.5 is guessing)." if scores and "flexibility_auc" in scores else ""), "flexibility"),
-            _pose_card(run, truth),
-            _card("Loss", loss_figure(run.history), "How badly the projected maps fit the noisy images. Noise keeps it from reaching zero; it should fall, then level off.",
-                  "loss", wide=True) if len(run.history) else None]
+    others = (
+        {}
+        if moving.queries is None
+        else {
+            "change of the logit (no unit)": moving.effect,
+            "change of all queries (no unit)": moving.queries,
+        }
+        | {f"change of attention channel {c} (no unit)": v for c, v in enumerate(moving.channels)}
+    )
+    seen = (
+        "The colour is the true state, which training never saw: a smooth gradient means that the motion was found. "
+        if truth
+        else "A band or a curve is a continuous motion, separate clouds are distinct states. "
+    )
+    return [
+        _card(
+            "Where the particles lie",
+            latent_figure(z, labels, path=path).update_layout(height=480),
+            f"Each dot is a particle; near dots have similar shapes. Each axis names its share of the variance. {seen}"
+            "The numbered points are the places of the maps beside (below, on a phone); the ring follows the slider.",
+            "latent",
+        ),
+        _card(
+            "Maps along the main motion",
+            path_figure(volumes, run.pixel_size),
+            "Move the slider, or press Play, to go along the numbered points. All maps share one level and one scale; "
+            "drag to turn, scroll to zoom.",
+            "maps",
+            extra='<button class="play" id="play">Play</button>',
+        ),
+        _fsc_card(run, scores),
+        _card(
+            "Which parts move",
+            flexibility_figure(moving.mean, moving.density, run.pixel_size, others=others),
+            "The average shape, coloured by how much the density at each place "
+            "changes from particle to particle: orange parts move, blue parts stay."
+            + (
+                " The list on top shows the same for the attention queries, which know the motion but not the density."
+                if others
+                else ""
+            )
+            + (
+                f" Where the truth moves is told apart with an area under the ROC curve of {scores['flexibility_auc']:.3f} (0.5 is guessing)."
+                if scores and "flexibility_auc" in scores
+                else ""
+            ),
+            "flexibility",
+        ),
+        _pose_card(run, truth),
+        _card(
+            "Loss",
+            loss_figure(run.history),
+            "How badly the projected maps fit the noisy images. Noise keeps it from reaching zero; it should fall, then level off.",
+            "loss",
+            wide=True,
+        )
+        if len(run.history)
+        else None,
+    ]
 
 # %% ../../nbs/show/08_report.ipynb #5beba205
-def report(run,                      # a finished run
-           out_html,                 # file to write
-           truth=None,               # truth folder of a simulated set
-           particles=None,           # the particle set, for its notes
-           n: int = 10,              # maps along the main motion
-           title: str | None = None,
-           scores: dict | None = None  # of metrics.score, if you have them already
-           ) -> Path:
+def report(
+    run,  # a finished run
+    out_html,  # file to write
+    truth=None,  # truth folder of a simulated set
+    particles=None,  # the particle set, for its notes
+    n: int = 10,  # maps along the main motion
+    title: str | None = None,
+    scores: dict | None = None,  # of metrics.score, if you have them already
+) -> Path:
     "Write one page with the figures of a run; it opens without a network. `InputError` if it cannot be written or the truth does not fit."
     scores = score(run, truth) if truth and scores is None else scores
     folder = Path(run.path) if getattr(run, "path", None) else None
     settings = folder / "config.yaml" if folder else None
     notes = "".join(f" · {note}" for note in getattr(particles, "notes", None) or [])
-    html = _page(title or f"Reconstruction {folder.name if folder else ''}".strip(), "A continuous family of maps from single-particle images" + notes, _facts(run, scores),
-                 [c for c in _cards(run, truth, scores, n) if c], settings.read_text(encoding="utf-8") if settings and settings.exists() else "")
-    with atomic_path(out_html) as name: Path(name).write_text(html, encoding="utf-8")
+    html = _page(
+        title or f"Reconstruction {folder.name if folder else ''}".strip(),
+        "A continuous family of maps from single-particle images" + notes,
+        _facts(run, scores),
+        [c for c in _cards(run, truth, scores, n) if c],
+        settings.read_text(encoding="utf-8") if settings and settings.exists() else "",
+    )
+    with atomic_path(out_html) as name:
+        Path(name).write_text(html, encoding="utf-8")
     return Path(out_html)

@@ -20,135 +20,295 @@ from ..core.conventions import InputError
 from ..core.figures import PALETTE
 from ..core.files import read_map
 from .panels import Panel, Worker, control, live_figure, row
-from .plots import _STILL_TO_MOVING, _camera, _layout, _lit, _mesh3d, _scene, mesh, on_surface, surface_level
+from cryoformer_nb.show.plots import (
+    _STILL_TO_MOVING,
+    _camera,
+    _layout,
+    _lit,
+    _mesh3d,
+    _scene,
+    mesh,
+    on_surface,
+    surface_level,
+)
 
 # %% ../../nbs/show/03_surfaces.ipynb #1eb78b98
 class Layer:
     "One map on the screen: its values, contour and looks."
-    def __init__(self, name: str, volume, level: float | None, colour: str):
-        self.name, self.volume, self.colour, self.visible, self.opacity = name, volume, colour, True, 1.0
-        self.average, self.sigma = float(volume.mean(dtype=np.float64)), float(volume.std(dtype=np.float64))
-        self.low, self.high = self.average + 0.2 * self.sigma, float(volume.min() + 0.98 * np.ptp(volume))
-        if not self.high > self.low: raise InputError(f"{name}: expected a map with density, found a constant")
-        self.level = float(np.clip(surface_level(volume) if level is None else level, self.low, self.high))
 
-    def in_unit(self, level: float, unit: str) -> float: return (level - self.average) / self.sigma if unit == "σ" else level
-    def from_unit(self, value: float, unit: str) -> float: return self.average + value * self.sigma if unit == "σ" else value
+    def __init__(self, name: str, volume, level: float | None, colour: str):
+        self.name, self.volume, self.colour, self.visible, self.opacity = (
+            name,
+            volume,
+            colour,
+            True,
+            1.0,
+        )
+        self.average, self.sigma = (
+            float(volume.mean(dtype=np.float64)),
+            float(volume.std(dtype=np.float64)),
+        )
+        self.low, self.high = (
+            self.average + 0.2 * self.sigma,
+            float(volume.min() + 0.98 * np.ptp(volume)),
+        )
+        if not self.high > self.low:
+            raise InputError(f"{name}: expected a map with density, found a constant")
+        self.level = float(
+            np.clip(surface_level(volume) if level is None else level, self.low, self.high)
+        )
+
+    def in_unit(self, level: float, unit: str) -> float:
+        return (level - self.average) / self.sigma if unit == "σ" else level
+
+    def from_unit(self, value: float, unit: str) -> float:
+        return self.average + value * self.sigma if unit == "σ" else value
+
 
 def _read(what, name: str) -> tuple[np.ndarray, float | None]:
     "A cubic map from an array, a tensor or a file, with its pixel size if it is known."
-    if isinstance(what, (str, Path)): return read_map(what)
+    if isinstance(what, (str, Path)):
+        return read_map(what)
     v = np.asarray(what, dtype=np.float32)
-    if v.ndim != 3 or len(set(v.shape)) > 1 or not np.isfinite(v).all(): raise InputError(f"{name}: expected a cubic map (z, y, x) of finite numbers, found an array of shape {v.shape}")
+    if v.ndim != 3 or len(set(v.shape)) > 1 or not np.isfinite(v).all():
+        raise InputError(
+            f"{name}: expected a cubic map (z, y, x) of finite numbers, found an array of shape {v.shape}"
+        )
     return v, None
+
 
 def _named(what, default: str) -> dict:
     "name -> map, from one map, a list of maps, or a dictionary."
-    if isinstance(what, dict): return what
-    if isinstance(what, (list, tuple)): return {Path(v).stem if isinstance(v, (str, Path)) else f"{default} {k + 1}": v for k, v in enumerate(what)}
+    if isinstance(what, dict):
+        return what
+    if isinstance(what, (list, tuple)):
+        return {
+            Path(v).stem if isinstance(v, (str, Path)) else f"{default} {k + 1}": v
+            for k, v in enumerate(what)
+        }
     return {Path(what).stem if isinstance(what, (str, Path)) else default: what}
 
 # %% ../../nbs/show/03_surfaces.ipynb #5f3eaabd
 def read_atoms(path) -> gemmi.Structure:
     "The structure in a PDB or mmCIF file. `InputError` if there is none."
-    try: structure = gemmi.read_structure(str(path))
-    except (OSError, RuntimeError, ValueError) as error: raise InputError(f"{path}: expected a PDB or mmCIF file, found '{' '.join(str(error).split())}'") from error
+    try:
+        structure = gemmi.read_structure(str(path))
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(
+            f"{path}: expected a PDB or mmCIF file, found '{' '.join(str(error).split())}'"
+        ) from error
     structure.setup_entities()
     return structure
 
+
 def from_corner(points, extent: float, frame: str = "auto") -> bool:
     "Whether positions (k, 3) in A count from the corner of a box of width `extent`; `auto`: whichever puts the middle of the model nearer to the middle of the box."
-    if frame not in ("auto", "corner", "centre"): raise InputError(f"frame: expected auto, corner or centre, found {frame!r}")
+    if frame not in ("auto", "corner", "centre"):
+        raise InputError(f"frame: expected auto, corner or centre, found {frame!r}")
     middle = (np.nanmin(points, 0) + np.nanmax(points, 0)) / 2
-    return frame == "corner" or frame == "auto" and np.linalg.norm(middle - extent / 2) < np.linalg.norm(middle)
+    return (
+        frame == "corner"
+        or frame == "auto"
+        and np.linalg.norm(middle - extent / 2) < np.linalg.norm(middle)
+    )
 
-def backbone(atoms,             # path of a PDB or mmCIF file, or positions (k, 3) in A
-             extent: float,     # A, width of the box
-             frame: str = "auto"
-             ) -> np.ndarray:
+
+def backbone(
+    atoms,  # path of a PDB or mmCIF file, or positions (k, 3) in A
+    extent: float,  # A, width of the box
+    frame: str = "auto",
+) -> np.ndarray:
     "Positions (k, 3) x y z in A from the centre of the box, a row of nan where the chain is broken."
     if isinstance(atoms, (str, Path)):
         structure = read_atoms(atoms)
-        chains = [[a.pos.tolist() for residue in chain for a in residue if a.name in ("CA", "P")] for chain in (structure[0] if len(structure) else [])]
-        if not any(chains): raise InputError(f"{atoms}: expected C-alpha or phosphorus atoms to draw, found none")
+        chains = [
+            [a.pos.tolist() for residue in chain for a in residue if a.name in ("CA", "P")]
+            for chain in (structure[0] if len(structure) else [])
+        ]
+        if not any(chains):
+            raise InputError(f"{atoms}: expected C-alpha or phosphorus atoms to draw, found none")
         points = np.concatenate([np.array(c + [[np.nan] * 3]) for c in chains if c])[:-1]
-    else: points = np.asarray(atoms, dtype=float).reshape(-1, 3)
-    gaps = np.flatnonzero(np.linalg.norm(np.diff(points, axis=0), axis=1) > 8)          # no line where residues are missing
+    else:
+        points = np.asarray(atoms, dtype=float).reshape(-1, 3)
+    gaps = np.flatnonzero(
+        np.linalg.norm(np.diff(points, axis=0), axis=1) > 8
+    )  # no line where residues are missing
     points = np.insert(points, gaps + 1, np.nan, axis=0)
     return points - (extent / 2 if from_corner(points, extent, frame) else 0)
 
 # %% ../../nbs/show/03_surfaces.ipynb #e86275b7
 _NO_CUT = "whole"
 
-def halved(volume,            # (z, y, x)
-           axis: str,         # x, y or z
-           place: float,      # where to cut, as a share of the box from -0.5 to 0.5
-           towards: float     # sign: the side that is taken away
-           ) -> np.ndarray:
+
+def halved(
+    volume,  # (z, y, x)
+    axis: str,  # x, y or z
+    place: float,  # where to cut, as a share of the box from -0.5 to 0.5
+    towards: float,  # sign: the side that is taken away
+) -> np.ndarray:
     "The map without one side of a plane."
     v, k = volume.copy(), {"x": 2, "y": 1, "z": 0}[axis]
-    beyond = (np.arange(len(v)) - len(v) // 2 > place * len(v)) if towards > 0 else (np.arange(len(v)) - len(v) // 2 < place * len(v))
+    beyond = (
+        (np.arange(len(v)) - len(v) // 2 > place * len(v))
+        if towards > 0
+        else (np.arange(len(v)) - len(v) // 2 < place * len(v))
+    )
     v[tuple(beyond if i == k else slice(None) for i in range(3))] = v.min()
     return v
+
 
 def shrunk(volume, level: float, vertices: int) -> tuple[np.ndarray, float]:
     "The map on a coarser grid and a contour that encloses the same share of the box, such that the surface has at most about this many vertices."
     v, share = volume, float((volume > level).mean())
     for box in (64, 56, 48, 40, 36, 32, 28, 24, 20, 16):
-        if box >= len(volume): continue
-        try: count = len(mesh(v, level)[0])
-        except InputError: count = 0
-        if count <= vertices: break
+        if box >= len(volume):
+            continue
+        try:
+            count = len(mesh(v, level)[0])
+        except InputError:
+            count = 0
+        if count <= vertices:
+            break
         ratio = len(volume) / box
-        v = zoom(gaussian_filter(volume, 0.4 * (ratio - 1)), 1 / ratio, order=1, grid_mode=True, mode="nearest")      # smooth and linear: no ripples
+        v = zoom(
+            gaussian_filter(volume, 0.4 * (ratio - 1)),
+            1 / ratio,
+            order=1,
+            grid_mode=True,
+            mode="nearest",
+        )  # smooth and linear: no ripples
         level = float(np.quantile(v, 1 - share))
     return v, level
 
 # %% ../../nbs/show/03_surfaces.ipynb #9649f9bb
 class VolumeView(Panel):
     "Surfaces of maps with their controls; made by `view_volume`."
-    def __init__(self, layers: list, pixel_size: float | None, colours: dict, label: str, atoms, height: int, stored_kb: int = 150):
-        self.layers, self.colours, self.label, self.atoms, self.height, self.stored_kb = layers, colours, label, atoms, height, stored_kb
+
+    def __init__(
+        self,
+        layers: list,
+        pixel_size: float | None,
+        colours: dict,
+        label: str,
+        atoms,
+        height: int,
+        stored_kb: int = 150,
+    ):
+        self.layers, self.colours, self.label, self.atoms, self.height, self.stored_kb = (
+            layers,
+            colours,
+            label,
+            atoms,
+            height,
+            stored_kb,
+        )
         self.pixel_size, self.length = pixel_size or 1.0, "Å" if pixel_size else "px"
         self.colour, self.cut, self.cut_at, self.side = next(iter(colours), None), _NO_CUT, 0.0, 1.0
         self.extent = len(layers[0].volume) * self.pixel_size
         self.camera = _camera(layers[0].volume, layers[0].level)
         self.took = 0.0
 
-    def __repr__(self) -> str: return f"VolumeView({', '.join(f'{layer.name} at {layer.level:.4g} ({layer.in_unit(layer.level, chr(963)):.2f} σ)' for layer in self.layers)})"
+    def __repr__(self) -> str:
+        return f"VolumeView({', '.join(f'{layer.name} at {layer.level:.4g} ({layer.in_unit(layer.level, chr(963)):.2f} σ)' for layer in self.layers)})"
 
     def surface(self, layer: Layer, vertices: int | None = None) -> dict:
         "Properties of the trace of one map."
-        v, level = (layer.volume, layer.level) if vertices is None else shrunk(layer.volume, layer.level, vertices)
-        if self.cut != _NO_CUT: v = halved(v, self.cut, self.cut_at, self.side)
-        try: points, triangles = mesh(v, level, self.extent / len(v))
-        except InputError: points, triangles = np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint32)      # nothing left at this contour
-        if len(v) != len(layer.volume): points = points + np.float32((len(v) // 2 - (len(v) - 1) / 2) * self.extent / len(v) - (len(layer.volume) // 2 - (len(layer.volume) - 1) / 2) * self.pixel_size)
-        style = dict(visible=layer.visible, opacity=layer.opacity, color=layer.colour, showscale=False, hoverinfo="skip")
+        v, level = (
+            (layer.volume, layer.level)
+            if vertices is None
+            else shrunk(layer.volume, layer.level, vertices)
+        )
+        if self.cut != _NO_CUT:
+            v = halved(v, self.cut, self.cut_at, self.side)
+        try:
+            points, triangles = mesh(v, level, self.extent / len(v))
+        except InputError:
+            points, triangles = (
+                np.zeros((0, 3), np.float32),
+                np.zeros((0, 3), np.uint32),
+            )  # nothing left at this contour
+        if len(v) != len(layer.volume):
+            points = points + np.float32(
+                (len(v) // 2 - (len(v) - 1) / 2) * self.extent / len(v)
+                - (len(layer.volume) // 2 - (len(layer.volume) - 1) / 2) * self.pixel_size
+            )
+        style = dict(
+            visible=layer.visible,
+            opacity=layer.opacity,
+            color=layer.colour,
+            showscale=False,
+            hoverinfo="skip",
+        )
         if layer is self.layers[0] and self.colour and len(points):
             value, low, high = on_surface(self.colours[self.colour], points, self.pixel_size)
-            style |= dict(intensity=value, cmin=low, cmax=high, colorscale=_STILL_TO_MOVING, showscale=True, hovertemplate="%{intensity:.3g}<extra></extra>", hoverinfo=None,
-                          colorbar=dict(title=dict(text=self.label or self.colour, side="right"), thickness=12, len=0.75, outlinewidth=0))
-        return dict(intensity=None, hovertemplate=None) | _mesh3d(points, triangles, name=layer.name, showlegend=len(self.layers) > 1, **style).to_plotly_json()
+            style |= dict(
+                intensity=value,
+                cmin=low,
+                cmax=high,
+                colorscale=_STILL_TO_MOVING,
+                showscale=True,
+                hovertemplate="%{intensity:.3g}<extra></extra>",
+                hoverinfo=None,
+                colorbar=dict(
+                    title=dict(text=self.label or self.colour, side="right"),
+                    thickness=12,
+                    len=0.75,
+                    outlinewidth=0,
+                ),
+            )
+        return (
+            dict(intensity=None, hovertemplate=None)
+            | _mesh3d(
+                points, triangles, name=layer.name, showlegend=len(self.layers) > 1, **style
+            ).to_plotly_json()
+        )
 
 # %% ../../nbs/show/03_surfaces.ipynb #e99968bf
 def figure(self: VolumeView, vertices: int | None = None) -> go.Figure:
     "The figure; with a budget of vertices for all surfaces together."
     start, shown = time.perf_counter(), [layer for layer in self.layers if layer.visible]
-    fig = go.Figure([self.surface(layer, vertices and vertices // max(len(shown), 1)) for layer in self.layers])
+    fig = go.Figure(
+        [self.surface(layer, vertices and vertices // max(len(shown), 1)) for layer in self.layers]
+    )
     if self.atoms is not None:
-        x, y, z = ([None if np.isnan(v) else round(v, 2) for v in column] for column in self.atoms.T.tolist())
-        fig.add_scatter3d(x=x, y=y, z=z, mode="lines", line=dict(color="#1d2733", width=5), name="model", hoverinfo="skip", showlegend=True, connectgaps=False)
-    points = [np.stack([t.x, t.y, t.z], 1) for t in fig.data[:len(self.layers)] if len(t.x)] or [np.array([[-1, -1, -1], [1, 1, 1]]) * self.extent / 4]
-    if self.atoms is not None: points.append(self.atoms[np.isfinite(self.atoms).all(1)])
+        x, y, z = (
+            [None if np.isnan(v) else round(v, 2) for v in column]
+            for column in self.atoms.T.tolist()
+        )
+        fig.add_scatter3d(
+            x=x,
+            y=y,
+            z=z,
+            mode="lines",
+            line=dict(color="#1d2733", width=5),
+            name="model",
+            hoverinfo="skip",
+            showlegend=True,
+            connectgaps=False,
+        )
+    points = [np.stack([t.x, t.y, t.z], 1) for t in fig.data[: len(self.layers)] if len(t.x)] or [
+        np.array([[-1, -1, -1], [1, 1, 1]]) * self.extent / 4
+    ]
+    if self.atoms is not None:
+        points.append(self.atoms[np.isfinite(self.atoms).all(1)])
     self.took = time.perf_counter() - start
-    return _lit(_layout(fig, self.height, scene=_scene(points, self.camera, self.length), showlegend=len(self.layers) > 1 or self.atoms is not None,
-                        legend=dict(orientation="h", x=0, y=1.0, yanchor="bottom", itemsizing="constant"), uirevision="view"))
+    return _lit(
+        _layout(
+            fig,
+            self.height,
+            scene=_scene(points, self.camera, self.length),
+            showlegend=len(self.layers) > 1 or self.atoms is not None,
+            legend=dict(orientation="h", x=0, y=1.0, yanchor="bottom", itemsizing="constant"),
+            uirevision="view",
+        )
+    )
+
 
 def static(self: VolumeView) -> go.Figure:
     "A plotly figure of about `stored_kb`, less than 200 kB."
     free = min(self.stored_kb, 190) - 8 - (0 if self.atoms is None else 0.03 * len(self.atoms))
     return self.figure(max(int(free / (0.038 if self.colour else 0.033)), 150))
+
 
 VolumeView.figure, VolumeView.static = figure, static
 
@@ -156,27 +316,119 @@ VolumeView.figure, VolumeView.static = figure, static
 def build(self: VolumeView):
     "The figure above, the controls below."
     import ipywidgets as w
-    self.fig, self.lock, self.worker, self._quiet = live_figure(self.figure()), threading.RLock(), Worker(self._say), False
+
+    self.fig, self.lock, self.worker, self._quiet = (
+        live_figure(self.figure()),
+        threading.RLock(),
+        Worker(self._say),
+        False,
+    )
     many, text = len(self.layers) > 1, dict(style=dict(description_width="initial"))
     self.sliders = {unit: self._slider(unit) for unit in ("σ", "map")}
     self.threshold = self.sliders["σ"]
-    self.unit = control(w.ToggleButtons, "cf-unit", "unit of the contour", options=[("σ", "σ"), ("map units", "map")], value="σ", style=dict(button_width="auto"))
-    self.which = control(w.Dropdown, "cf-map", "which map the contour is for", "200px", description="map", options=[(layer.name, k) for k, layer in enumerate(self.layers)], **text)
-    self.shown = control(w.Checkbox, "cf-visible", "show this map", "90px", description="shown", value=True, indent=False)
-    self.opacity = control(w.FloatSlider, "cf-opacity", "opacity of this map", "220px", description="opacity", min=0.1, max=1, step=0.05, value=1, readout_format=".0%", **text)
-    self.colouring = control(w.Dropdown, "cf-colour", "which map colours the surface", "260px", description="colour", options=["one colour", *self.colours], value=self.colour or "one colour", **text)
-    self.cutting = control(w.Dropdown, "cf-cut", "take away the half towards you", "150px", description="cut", options=[_NO_CUT, "x", "y", "z"], **text)
+    self.unit = control(
+        w.ToggleButtons,
+        "cf-unit",
+        "unit of the contour",
+        options=[("σ", "σ"), ("map units", "map")],
+        value="σ",
+        style=dict(button_width="auto"),
+    )
+    self.which = control(
+        w.Dropdown,
+        "cf-map",
+        "which map the contour is for",
+        "200px",
+        description="map",
+        options=[(layer.name, k) for k, layer in enumerate(self.layers)],
+        **text,
+    )
+    self.shown = control(
+        w.Checkbox,
+        "cf-visible",
+        "show this map",
+        "90px",
+        description="shown",
+        value=True,
+        indent=False,
+    )
+    self.opacity = control(
+        w.FloatSlider,
+        "cf-opacity",
+        "opacity of this map",
+        "220px",
+        description="opacity",
+        min=0.1,
+        max=1,
+        step=0.05,
+        value=1,
+        readout_format=".0%",
+        **text,
+    )
+    self.colouring = control(
+        w.Dropdown,
+        "cf-colour",
+        "which map colours the surface",
+        "260px",
+        description="colour",
+        options=["one colour", *self.colours],
+        value=self.colour or "one colour",
+        **text,
+    )
+    self.cutting = control(
+        w.Dropdown,
+        "cf-cut",
+        "take away the half towards you",
+        "150px",
+        description="cut",
+        options=[_NO_CUT, "x", "y", "z"],
+        **text,
+    )
     half = self.extent / 2
-    self.cutting_at = control(w.FloatSlider, "cf-cut-at", "where to cut", "260px", description=f"at ({self.length})", min=-half, max=half, step=half / 50, value=0, disabled=True, readout_format=".1f", **text)
-    self.views = [control(w.Button, f"cf-view-{name}", f"look along {name}" if name != "home" else "first view", "auto", description=name) for name in ("x", "y", "z", "home")]
-    for button in self.views: button.add_class("cf-view"); button.on_click(lambda b: self.look(b.description))
+    self.cutting_at = control(
+        w.FloatSlider,
+        "cf-cut-at",
+        "where to cut",
+        "260px",
+        description=f"at ({self.length})",
+        min=-half,
+        max=half,
+        step=half / 50,
+        value=0,
+        disabled=True,
+        readout_format=".1f",
+        **text,
+    )
+    self.views = [
+        control(
+            w.Button,
+            f"cf-view-{name}",
+            f"look along {name}" if name != "home" else "first view",
+            "auto",
+            description=name,
+        )
+        for name in ("x", "y", "z", "home")
+    ]
+    for button in self.views:
+        button.add_class("cf-view")
+        button.on_click(lambda b: self.look(b.description))
     self.info = control(w.HTML, "cf-info")
     self.first = row(self.threshold, self.unit, *self.views)
     self._fit_slider()
     self._wire()
-    rows = [self.first, row(self.which, self.shown, self.opacity) if many else None, row(self.colouring if self.colours else None, self.cutting, self.cutting_at)]
+    rows = [
+        self.first,
+        row(self.which, self.shown, self.opacity) if many else None,
+        row(self.colouring if self.colours else None, self.cutting, self.cutting_at),
+    ]
     self._say()
-    return control(w.VBox, "cf-view-volume", children=[self.fig, *(r for r in rows if r is not None), self.info], layout=w.Layout(width="100%", max_width="960px"))
+    return control(
+        w.VBox,
+        "cf-view-volume",
+        children=[self.fig, *(r for r in rows if r is not None), self.info],
+        layout=w.Layout(width="100%", max_width="960px"),
+    )
+
 
 VolumeView.build = build
 
@@ -184,10 +436,27 @@ VolumeView.build = build
 def _slider(self: VolumeView, unit: str):
     "The contour's slider in one unit, wide enough for every map. Its range never changes: a browser that narrows a range moves the value, and sends it back."
     import ipywidgets as w
-    low, high = (f(layer.in_unit(getattr(layer, end), unit) for layer in self.layers) for f, end in ((min, "low"), (max, "high")))
-    step = 0.05 if unit == "σ" else 10.0**np.floor(np.log10((high - low) / 200))       # round numbers: the browser moves values to the nearest step
-    return control(w.FloatSlider, "cf-threshold", "level of the surface", "340px", description="contour", readout_format=".3g", min=step * np.floor(low / step), max=step * np.ceil(high / step), step=step,
-                   value=self.layers[0].in_unit(self.layers[0].level, unit), style=dict(description_width="initial"))
+
+    low, high = (
+        f(layer.in_unit(getattr(layer, end), unit) for layer in self.layers)
+        for f, end in ((min, "low"), (max, "high"))
+    )
+    step = (
+        0.05 if unit == "σ" else 10.0 ** np.floor(np.log10((high - low) / 200))
+    )  # round numbers: the browser moves values to the nearest step
+    return control(
+        w.FloatSlider,
+        "cf-threshold",
+        "level of the surface",
+        "340px",
+        description="contour",
+        readout_format=".3g",
+        min=step * np.floor(low / step),
+        max=step * np.ceil(high / step),
+        step=step,
+        value=self.layers[0].in_unit(self.layers[0].level, unit),
+        style=dict(description_width="initial"),
+    )
 
 # %% ../../nbs/show/03_surfaces.ipynb #b8a4047f
 def _fit_slider(self: VolumeView) -> None:
@@ -201,25 +470,46 @@ def _fit_slider(self: VolumeView) -> None:
     self.shown.value, self.opacity.value = layer.visible, layer.opacity
     self._quiet = False
 
+
 def _wire(self: VolumeView) -> None:
     "Connect the controls."
+
     def change(attribute, unit=None):
         def handler(event):
-            if self._quiet: return
+            if self._quiet:
+                return
             layer = self.layers[self.which.value]
-            if attribute == "level": layer.level = layer.from_unit(event["new"], unit)
-            elif attribute in ("visible", "opacity"): setattr(layer, attribute, event["new"])
-            elif attribute == "colour": self.colour = None if event["new"] == "one colour" else event["new"]
+            if attribute == "level":
+                layer.level = layer.from_unit(event["new"], unit)
+            elif attribute in ("visible", "opacity"):
+                setattr(layer, attribute, event["new"])
+            elif attribute == "colour":
+                self.colour = None if event["new"] == "one colour" else event["new"]
             elif attribute == "cut":
                 self.cut, self.cutting_at.disabled = event["new"], event["new"] == _NO_CUT
-                if self.cut != _NO_CUT: self.side = self.fig.layout.scene.camera.eye[self.cut]     # the side towards the camera, as it is now
-            elif attribute == "cut_at": self.cut_at = event["new"] / self.extent
+                if self.cut != _NO_CUT:
+                    self.side = self.fig.layout.scene.camera.eye[
+                        self.cut
+                    ]  # the side towards the camera, as it is now
+            elif attribute == "cut_at":
+                self.cut_at = event["new"] / self.extent
             self.worker(self.redraw)
+
         return handler
-    for unit, slider in self.sliders.items(): slider.observe(change("level", unit), "value")
-    for item, attribute in ((self.shown, "visible"), (self.opacity, "opacity"), (self.colouring, "colour"), (self.cutting, "cut"), (self.cutting_at, "cut_at")):
+
+    for unit, slider in self.sliders.items():
+        slider.observe(change("level", unit), "value")
+    for item, attribute in (
+        (self.shown, "visible"),
+        (self.opacity, "opacity"),
+        (self.colouring, "colour"),
+        (self.cutting, "cut"),
+        (self.cutting_at, "cut_at"),
+    ):
         item.observe(change(attribute), "value")
-    for item in (self.unit, self.which): item.observe(lambda _: self._fit_slider(), "value")
+    for item in (self.unit, self.which):
+        item.observe(lambda _: self._fit_slider(), "value")
+
 
 VolumeView._slider, VolumeView._fit_slider, VolumeView._wire = _slider, _fit_slider, _wire
 
@@ -228,33 +518,47 @@ def redraw(self: VolumeView) -> None:
     "New surfaces for the state of the controls, in one message to the browser."
     start = time.perf_counter()
     eye = self.fig.layout.scene.camera.eye
-    self.camera["eye"] = dict(x=eye.x, y=eye.y, z=eye.z)         # where the user has turned it to
+    self.camera["eye"] = dict(x=eye.x, y=eye.y, z=eye.z)  # where the user has turned it to
     traces = [self.surface(layer) for layer in self.layers]
     with self.lock, self.fig.batch_update():
         for old, new in zip(self.fig.data, traces):
             for key, value in new.items():
-                if key not in ("type", "lightposition", "lighting", "name", "flatshading"): old[key] = value
+                if key not in ("type", "lightposition", "lighting", "name", "flatshading"):
+                    old[key] = value
     self.took = time.perf_counter() - start
     self._say()
+
 
 def look(self: VolumeView, along: str) -> None:
     "Turn the camera: x, y, z or home."
     home = _camera(self.layers[0].volume, self.layers[0].level)
     up = dict(x=0, y=0, z=1) if along != "z" else dict(x=0, y=1, z=0)
-    camera = home if along == "home" else dict(eye={a: 2.0 if a == along else 0.0 for a in "xyz"}, up=up, center=dict(x=0, y=0, z=0))
+    camera = (
+        home
+        if along == "home"
+        else dict(
+            eye={a: 2.0 if a == along else 0.0 for a in "xyz"}, up=up, center=dict(x=0, y=0, z=0)
+        )
+    )
     with self.lock, self.fig.batch_update():
         self.fig.layout.scene.camera = camera
         _lit(self.fig)
     self.camera = camera
 
+
 def _say(self: VolumeView, error: Exception | None = None) -> None:
     "The line below the figure."
-    if error is not None: self.info.value = f'<span style="color:{PALETTE[1]}">{type(error).__name__}: {error}</span>'; return
+    if error is not None:
+        self.info.value = f'<span style="color:{PALETTE[1]}">{type(error).__name__}: {error}</span>'
+        return
     parts = []
     for layer in self.layers:
         filled = float((layer.volume > layer.level).sum()) * self.pixel_size**3
         size = f"{filled / 1000:,.0f} nm³" if self.length == "Å" else f"{filled:,.0f} voxels"
-        parts.append(f"<b>{layer.name}</b>: contour {layer.level:.4g} = {layer.in_unit(layer.level, 'σ'):.2f} σ, {size} inside")
-    self.info.value = "<br>".join(parts) + f' · {1000 * self.took:.0f} ms'
+        parts.append(
+            f"<b>{layer.name}</b>: contour {layer.level:.4g} = {layer.in_unit(layer.level, 'σ'):.2f} σ, {size} inside"
+        )
+    self.info.value = "<br>".join(parts) + f" · {1000 * self.took:.0f} ms"
+
 
 VolumeView.redraw, VolumeView.look, VolumeView._say = redraw, look, _say

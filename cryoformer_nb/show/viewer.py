@@ -19,7 +19,7 @@ from ..core.conventions import InputError
 from ..core.figures import PALETTE
 from ..core.files import write_map
 from ..core.fourier import fourier_crop3
-from .panels import Panel, control, row
+from .panels import control, row
 from .plots import mesh, on_surface
 from .surfaces import Layer, VolumeView, _named, _read, backbone, read_atoms
 
@@ -62,115 +62,275 @@ export default { async render({ model, el }) {
 # %% ../../nbs/show/04_viewer.ipynb #767c96e1
 def script(js: str | None) -> str:
     "The text of 3Dmol.js, or an address to load it from. `InputError` if none is given."
-    if js is None: raise InputError("3Dmol.js: expected js= with the path of 3Dmol-min.js (npm install 3dmol), an address, or 'cdn' to load it from the web, found none; or use backend='plotly'")
-    if js == "cdn" or str(js).startswith(("http://", "https://")): return _CDN if js == "cdn" else str(js)
-    try: return Path(js).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error: raise InputError(f"{js}: expected a copy of 3Dmol.js, found '{error}'") from error
+    if js is None:
+        raise InputError(
+            "3Dmol.js: expected js= with the path of 3Dmol-min.js (npm install 3dmol), an address, or 'cdn' to load it from the web, found none; or use backend='plotly'"
+        )
+    if js == "cdn" or str(js).startswith(("http://", "https://")):
+        return _CDN if js == "cdn" else str(js)
+    try:
+        return Path(js).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{js}: expected a copy of 3Dmol.js, found '{error}'") from error
+
 
 def model_text(atoms) -> str:
     "An atomic model, a file or positions (k, 3) in A, as PDB; positions become the C-alpha atoms of one chain."
-    if isinstance(atoms, (str, Path)): return read_atoms(atoms).make_pdb_string()
+    if isinstance(atoms, (str, Path)):
+        return read_atoms(atoms).make_pdb_string()
     structure, model, chain = gemmi.Structure(), gemmi.Model("1"), gemmi.Chain("A")
     for k, position in enumerate(np.asarray(atoms, dtype=float).reshape(-1, 3)):
         residue, atom = gemmi.Residue(), gemmi.Atom()
-        residue.name, residue.seqid, atom.name, atom.element, atom.pos = "ALA", gemmi.SeqId(str(k % 9999 + 1)), "CA", gemmi.Element("C"), gemmi.Position(*position)
-        residue.add_atom(atom); chain.add_residue(residue)
-    model.add_chain(chain); structure.add_model(model)
+        residue.name, residue.seqid, atom.name, atom.element, atom.pos = (
+            "ALA",
+            gemmi.SeqId(str(k % 9999 + 1)),
+            "CA",
+            gemmi.Element("C"),
+            gemmi.Position(*position),
+        )
+        residue.add_atom(atom)
+        chain.add_residue(residue)
+    model.add_chain(chain)
+    structure.add_model(model)
     return structure.make_pdb_string()
+
 
 def ccp4(volume, pixel_size: float, corner: float = 0.0) -> bytes:
     "A map as the bytes of a CCP4 file (float32) whose first voxel lies at `corner` (A) in x, y and z, to the nearest voxel."
     with tempfile.TemporaryDirectory() as folder:
         write_map(Path(folder) / "map.mrc", volume, pixel_size)
         data = bytearray((Path(folder) / "map.mrc").read_bytes())
-    data[16:28] = np.full(3, round(corner / pixel_size), "<i4").tobytes()      # words 5 to 7: the first voxel; 3Dmol takes the origin (words 50 to 52) in voxels, other programs in A
+    data[16:28] = np.full(
+        3, round(corner / pixel_size), "<i4"
+    ).tobytes()  # words 5 to 7: the first voxel; 3Dmol takes the origin (words 50 to 52) in voxels, other programs in A
     return bytes(data)
 
 # %% ../../nbs/show/04_viewer.ipynb #a2cea7e8
 class MoleculeView(VolumeView):
     "One map and an atomic model, drawn by 3Dmol.js; made by `view_volume(backend='py3dmol')`."
+
     def __init__(self, *args, js=None, structure="", corner=False, **keys):
         super().__init__(*args, **keys)
-        self.library, self.structure, self.drawing = script(js), structure, "none" if not structure else "cartoon" if structure.count(" N   ") else "trace"     # a cartoon needs the backbone
-        if self.structure: self.layers[0].opacity = 0.6
-        self.corner = 0.0 if corner else -self.extent / 2                # where the first voxel lies in the frame of the model
+        self.library, self.structure, self.drawing = (
+            script(js),
+            structure,
+            "none" if not structure else "cartoon" if structure.count(" N   ") else "trace",
+        )  # a cartoon needs the backbone
+        if self.structure:
+            self.layers[0].opacity = 0.6
+        self.corner = (
+            0.0 if corner else -self.extent / 2
+        )  # where the first voxel lies in the frame of the model
 
     def tint(self):
         "The map that colours the surface, and its limits on the surface."
-        if self.colour is None: return b"", [0.0, 1.0]
+        if self.colour is None:
+            return b"", [0.0, 1.0]
         points, _ = mesh(self.layers[0].volume, self.layers[0].level, self.pixel_size)
-        return ccp4(self.colours[self.colour], self.pixel_size, self.corner), list(on_surface(self.colours[self.colour], points, self.pixel_size)[1:])
+        return ccp4(self.colours[self.colour], self.pixel_size, self.corner), list(
+            on_surface(self.colours[self.colour], points, self.pixel_size)[1:]
+        )
 
     def build(self):
         import ipywidgets as w
+
         traitlets = import_module("traitlets")
         from anywidget import AnyWidget
-        kinds = dict.fromkeys(("library", "structure", "colour", "drawing"), traitlets.Unicode) | dict(tint=traitlets.Bytes, density=traitlets.Bytes, level=traitlets.Float, opacity=traitlets.Float, limits=traitlets.List, height=traitlets.Int)
-        Scene = type("Scene", (AnyWidget,), dict(_esm=_MOL_ESM, **{name: kind().tag(sync=True) for name, kind in kinds.items()}))
+
+        kinds = dict.fromkeys(
+            ("library", "structure", "colour", "drawing"), traitlets.Unicode
+        ) | dict(
+            tint=traitlets.Bytes,
+            density=traitlets.Bytes,
+            level=traitlets.Float,
+            opacity=traitlets.Float,
+            limits=traitlets.List,
+            height=traitlets.Int,
+        )
+        Scene = type(
+            "Scene",
+            (AnyWidget,),
+            dict(_esm=_MOL_ESM, **{name: kind().tag(sync=True) for name, kind in kinds.items()}),
+        )
         layer, (tint, limits) = self.layers[0], self.tint()
-        self.scene = Scene(library=self.library, density=ccp4(layer.volume, self.pixel_size, self.corner), tint=tint, limits=limits, structure=self.structure, colour=layer.colour,
-                           drawing=self.drawing, level=layer.level, opacity=layer.opacity, height=self.height)
+        self.scene = Scene(
+            library=self.library,
+            density=ccp4(layer.volume, self.pixel_size, self.corner),
+            tint=tint,
+            limits=limits,
+            structure=self.structure,
+            colour=layer.colour,
+            drawing=self.drawing,
+            level=layer.level,
+            opacity=layer.opacity,
+            height=self.height,
+        )
         style = dict(style=dict(description_width="initial"))
-        self.threshold = control(w.FloatSlider, "cf-threshold", "level of the surface", "340px", description="contour (σ)", min=0.2, max=layer.in_unit(layer.high, "σ"), step=0.05, value=layer.in_unit(layer.level, "σ"), **style)
-        self.opacity = control(w.FloatSlider, "cf-opacity", "opacity of the map", "220px", description="opacity", min=0.1, max=1, step=0.05, value=layer.opacity, **style)
-        self.model = control(w.Dropdown, "cf-model", "how the model is drawn", "200px", description="model", options=["none", "cartoon", "trace", "stick", "sphere", "line"], value=self.drawing, **style)
+        self.threshold = control(
+            w.FloatSlider,
+            "cf-threshold",
+            "level of the surface",
+            "340px",
+            description="contour (σ)",
+            min=0.2,
+            max=layer.in_unit(layer.high, "σ"),
+            step=0.05,
+            value=layer.in_unit(layer.level, "σ"),
+            **style,
+        )
+        self.opacity = control(
+            w.FloatSlider,
+            "cf-opacity",
+            "opacity of the map",
+            "220px",
+            description="opacity",
+            min=0.1,
+            max=1,
+            step=0.05,
+            value=layer.opacity,
+            **style,
+        )
+        self.model = control(
+            w.Dropdown,
+            "cf-model",
+            "how the model is drawn",
+            "200px",
+            description="model",
+            options=["none", "cartoon", "trace", "stick", "sphere", "line"],
+            value=self.drawing,
+            **style,
+        )
         self.info = control(w.HTML, "cf-info")
+
         def change(_):
-            layer.level, layer.opacity = layer.from_unit(self.threshold.value, "σ"), self.opacity.value
-            self.scene.level, self.scene.opacity, self.scene.drawing = layer.level, layer.opacity, self.model.value
+            layer.level, layer.opacity = (
+                layer.from_unit(self.threshold.value, "σ"),
+                self.opacity.value,
+            )
+            self.scene.level, self.scene.opacity, self.scene.drawing = (
+                layer.level,
+                layer.opacity,
+                self.model.value,
+            )
             self._say()
-        for item in (self.threshold, self.opacity, self.model): item.observe(change, "value")
+
+        for item in (self.threshold, self.opacity, self.model):
+            item.observe(change, "value")
         self._say()
-        return control(w.VBox, "cf-view-volume", children=[self.scene, row(self.threshold, self.opacity, self.model if self.structure else None), self.info], layout=w.Layout(width="100%", max_width="960px"))
+        return control(
+            w.VBox,
+            "cf-view-volume",
+            children=[
+                self.scene,
+                row(self.threshold, self.opacity, self.model if self.structure else None),
+                self.info,
+            ],
+            layout=w.Layout(width="100%", max_width="960px"),
+        )
 
 # %% ../../nbs/show/04_viewer.ipynb #48a6bc90
 def page(self: MoleculeView) -> str:
     "py3Dmol's HTML of the view, on a coarse grid and with the trace of the model."
     import py3Dmol
+
     layer, view = self.layers[0], py3Dmol.view(width="100%", height=self.height, js=self.library)
-    box = min(len(layer.volume), 2 * int((min(self.stored_kb, 190) * 1e3 * 0.7 / 4)**(1 / 3) / 2))
-    v = layer.volume if box == len(layer.volume) else fourier_crop3(torch.as_tensor(layer.volume), box).numpy()
-    view.addVolumetricData(base64.b64encode(ccp4(v, self.extent / box, self.corner)).decode(), "ccp4", dict(isoval=layer.level, color=layer.colour, opacity=layer.opacity, smoothness=2))
-    trace = [line for line in self.structure.splitlines() if line.startswith(("ATOM", "TER")) and (line[12:16].strip() in ("CA", "P") or line.startswith("TER"))]
-    if trace: view.addModel("\n".join(trace), "pdb"); view.setStyle({"cartoon": {"style": "trace", "color": "#1d2733"}})
+    box = min(len(layer.volume), 2 * int((min(self.stored_kb, 190) * 1e3 * 0.7 / 4) ** (1 / 3) / 2))
+    v = (
+        layer.volume
+        if box == len(layer.volume)
+        else fourier_crop3(torch.as_tensor(layer.volume), box).numpy()
+    )
+    view.addVolumetricData(
+        base64.b64encode(ccp4(v, self.extent / box, self.corner)).decode(),
+        "ccp4",
+        dict(isoval=layer.level, color=layer.colour, opacity=layer.opacity, smoothness=2),
+    )
+    trace = [
+        line
+        for line in self.structure.splitlines()
+        if line.startswith(("ATOM", "TER"))
+        and (line[12:16].strip() in ("CA", "P") or line.startswith("TER"))
+    ]
+    if trace:
+        view.addModel("\n".join(trace), "pdb")
+        view.setStyle({"cartoon": {"style": "trace", "color": "#1d2733"}})
     view.zoomTo()
     return view._make_html()
 
+
 def _mimebundle(self: MoleculeView, include=None, exclude=None, **keys):
     bundle = super(MoleculeView, self)._repr_mimebundle_(include, exclude, **keys)
-    if not self.library.startswith("http"): return bundle
+    if not self.library.startswith("http"):
+        return bundle
     return {k: v for k, v in bundle.items() if "plotly" not in k} | {"text/html": self.page()}
+
 
 MoleculeView.page, MoleculeView._repr_mimebundle_ = page, _mimebundle
 
 # %% ../../nbs/show/04_viewer.ipynb #e74189ef
-def view_volume(vol,                           # a map (z, y, x) or the path of an .mrc file; or several: a list, or a dictionary of names
-                pixel_size: float | None = None,  # A; a file's own by default, and without one lengths are in pixels
-                level: float | None = None,    # contour in map units; default Otsu's, between solvent and molecule
-                sigma: float | None = None,    # or in standard deviations above the mean
-                colour=None,                   # a second map of the same box, or a dictionary of names, that colours the (first) surface
-                label: str = "",               # of the colour bar, with its unit
-                atoms=None,                    # an atomic model: the path of a PDB or mmCIF file, or positions (k, 3) in A
-                frame: str = "auto",           # of the model: corner, centre, or auto
-                height: int = 480,             # pixels
-                stored_kb: int = 150,          # size of the static form, which a saved notebook keeps
-                backend: str = "plotly",       # plotly, or py3dmol (one map, with cartoons of the model)
-                js: str | None = None          # for py3dmol: the path of a copy of 3Dmol.js, an address, or "cdn"
-                ) -> VolumeView:
+def view_volume(
+    vol,  # a map (z, y, x) or the path of an .mrc file; or several: a list, or a dictionary of names
+    pixel_size: float
+    | None = None,  # A; a file's own by default, and without one lengths are in pixels
+    level: float
+    | None = None,  # contour in map units; default Otsu's, between solvent and molecule
+    sigma: float | None = None,  # or in standard deviations above the mean
+    colour=None,  # a second map of the same box, or a dictionary of names, that colours the (first) surface
+    label: str = "",  # of the colour bar, with its unit
+    atoms=None,  # an atomic model: the path of a PDB or mmCIF file, or positions (k, 3) in A
+    frame: str = "auto",  # of the model: corner, centre, or auto
+    height: int = 480,  # pixels
+    stored_kb: int = 150,  # size of the static form, which a saved notebook keeps
+    backend: str = "plotly",  # plotly, or py3dmol (one map, with cartoons of the model)
+    js: str | None = None,  # for py3dmol: the path of a copy of 3Dmol.js, an address, or "cdn"
+) -> VolumeView:
     "Show maps as surfaces. `InputError` if they have no surface, or colours and maps do not fit."
-    if backend not in ("plotly", "py3dmol"): raise InputError(f"view_volume: expected backend plotly or py3dmol, found {backend!r}")
+    if backend not in ("plotly", "py3dmol"):
+        raise InputError(f"view_volume: expected backend plotly or py3dmol, found {backend!r}")
     read = {name: _read(v, name) for name, v in _named(vol, "map").items()}
     boxes = {len(v) for v, _ in read.values()}
-    colours = {name: _read(v, name)[0] for name, v in (_named(colour, label or "colour") if colour is not None else {}).items()}
+    colours = {
+        name: _read(v, name)[0]
+        for name, v in (_named(colour, label or "colour") if colour is not None else {}).items()
+    }
     if not read or len(boxes | {len(v) for v in colours.values()}) > 1:
-        raise InputError(f"view_volume: expected maps and colours of one box, found {', '.join(f'{name} {len(v)}' for name, v in [(n, v) for n, (v, _) in read.items()] + list(colours.items()))}")
+        raise InputError(
+            f"view_volume: expected maps and colours of one box, found {', '.join(f'{name} {len(v)}' for name, v in [(n, v) for n, (v, _) in read.items()] + list(colours.items()))}"
+        )
     pixel_size = pixel_size or next((p for _, p in read.values() if p), None)
-    layers = [Layer(name, v, level if sigma is None else float(v.mean() + sigma * v.std()), PALETTE[(5, 4, 2, 3, 0, 1, 7)[k % 7]]) for k, (name, (v, _)) in enumerate(read.items())]
-    for layer in layers[1:]: layers[0].opacity = 0.55            # the inner ones must be seen
+    layers = [
+        Layer(
+            name,
+            v,
+            level if sigma is None else float(v.mean() + sigma * v.std()),
+            PALETTE[(5, 4, 2, 3, 0, 1, 7)[k % 7]],
+        )
+        for k, (name, (v, _)) in enumerate(read.items())
+    ]
+    for layer in layers[1:]:
+        layers[0].opacity = 0.55  # the inner ones must be seen
     extent = boxes.pop() * (pixel_size or 1.0)
     trace = None if atoms is None else backbone(atoms, extent, frame)
-    if trace is not None: layers[0].opacity = 0.45
-    if backend == "plotly": return VolumeView(layers, pixel_size, colours, label, trace, height, stored_kb)
-    if len(layers) > 1: raise InputError(f"view_volume: expected one map for py3dmol, found {len(layers)}; use backend='plotly'")
-    shifted = atoms is not None and not np.allclose(np.nan_to_num(trace), np.nan_to_num(backbone(atoms, extent, "centre")))
-    return MoleculeView(layers, pixel_size, colours, label, trace, height, stored_kb, js=js, structure="" if atoms is None else model_text(atoms), corner=shifted)
+    if trace is not None:
+        layers[0].opacity = 0.45
+    if backend == "plotly":
+        return VolumeView(layers, pixel_size, colours, label, trace, height, stored_kb)
+    if len(layers) > 1:
+        raise InputError(
+            f"view_volume: expected one map for py3dmol, found {len(layers)}; use backend='plotly'"
+        )
+    shifted = atoms is not None and not np.allclose(
+        np.nan_to_num(trace), np.nan_to_num(backbone(atoms, extent, "centre"))
+    )
+    return MoleculeView(
+        layers,
+        pixel_size,
+        colours,
+        label,
+        trace,
+        height,
+        stored_kb,
+        js=js,
+        structure="" if atoms is None else model_text(atoms),
+        corner=shifted,
+    )

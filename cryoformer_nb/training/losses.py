@@ -19,29 +19,38 @@ def half_weights(box: int, device=None) -> Tensor:
     w[0, 0] = 0
     return w
 
-def image_loss(predicted: Tensor,     # (b, D, D//2+1) transforms in units of the noise
-               measured: Tensor,      # (b, D, D//2+1)
-               weights: Tensor        # (D, D//2+1) from `half_weights`
-               ) -> Tensor:           # (b,)
+
+def image_loss(
+    predicted: Tensor,  # (b, D, D//2+1) transforms in units of the noise
+    measured: Tensor,  # (b, D, D//2+1)
+    weights: Tensor,  # (D, D//2+1) from `half_weights`
+) -> Tensor:  # (b,)
     "Mean squared residual a pixel of each image, 1 for pure noise (Eq. 7, whitened)."
     difference = torch.view_as_real(predicted - measured).square().sum(-1)
-    return (difference * weights).sum((-1, -2)) / predicted.shape[-2]**4
+    return (difference * weights).sum((-1, -2)) / predicted.shape[-2] ** 4
 
 # %% ../../nbs/training/00_losses.ipynb #6e3b89e7
-def latent_channel(z: Tensor,                 # (b, d)
-                   noise: float,              # standard deviation added
-                   generator: torch.Generator | None = None
-                   ) -> tuple[Tensor, Tensor]:  # what the decoder sees (b, d), mean square of z
+def latent_channel(
+    z: Tensor,  # (b, d)
+    noise: float,  # standard deviation added
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:  # what the decoder sees (b, d), mean square of z
     "Pass latents through a noisy channel; returns also the power that is penalised."
-    eps = torch.randn(z.shape, generator=generator, dtype=z.dtype, device=generator.device if generator else z.device).to(z.device)
+    eps = torch.randn(
+        z.shape,
+        generator=generator,
+        dtype=z.dtype,
+        device=generator.device if generator else z.device,
+    ).to(z.device)
     return z + noise * eps, z.square().mean()
 
 # %% ../../nbs/training/00_losses.ipynb #145af57c
-def pose_loss(R: Tensor,        # (b, 3, 3) predicted
-              R0: Tensor,       # (b, 3, 3) given
-              t: Tensor,        # (b, 2) px
-              t0: Tensor        # (b, 2) px
-              ) -> Tensor:      # (b,)
+def pose_loss(
+    R: Tensor,  # (b, 3, 3) predicted
+    R0: Tensor,  # (b, 3, 3) given
+    t: Tensor,  # (b, 2) px
+    t0: Tensor,  # (b, 2) px
+) -> Tensor:  # (b,)
     "1/9 |R - R0|_F + 1/2 |t - t0|_1 of each image (Eq. 2)."
     return torch.linalg.matrix_norm(R - R0) / 9 + (t - t0).abs().sum(-1) / 2
 
@@ -50,6 +59,9 @@ def marching_shell(progress: float, box: int, start: float = 5.0, until: float =
     "The highest shell of the loss (1/D): `start` at progress 0, everything from `until` on."
     return start + (box / 2**0.5 - start) * min(max(progress / until, 0.0), 1.0)
 
+
 def marching_weights(progress: float, box: int, device=None) -> Tensor:
     "`half_weights` up to that shell, (D, D//2+1)."
-    return half_weights(box, device) * (frequencies(box, device=device).norm(dim=-1) * box <= marching_shell(progress, box))
+    return half_weights(box, device) * (
+        frequencies(box, device=device).norm(dim=-1) * box <= marching_shell(progress, box)
+    )

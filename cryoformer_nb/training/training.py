@@ -22,41 +22,68 @@ import yaml
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..particles.alignment import align
-from ..model.config import Config
 from ..core.conventions import InputError
-from ..particles.consensus import Consensus, consensus, half_fsc
-from ..imaging.ctf import ctf
 from ..core.files import atomic_path, check_folder, new_folder, read_map, write_map
 from ..core.fourier import lowpass, rfft2c
+from ..imaging.ctf import ctf
+from ..model.config import Config
 from ..model.fourier_model import build_model
-from .losses import half_weights, image_loss, latent_channel, marching_weights, pose_loss
-from ..particles.masks import dilate, largest_components, sphere_mask
 from ..model.model import CryoFormer, blur
-from ..particles.particles import Particles, evenly, load_particles, write_star
 from ..model.poses import make_poses, refine_batch
+from ..particles.alignment import align
+from ..particles.consensus import Consensus, consensus, half_fsc
+from ..particles.masks import dilate, largest_components, sphere_mask
+from ..particles.particles import Particles, evenly, load_particles, write_star
+from cryoformer_nb.training.losses import (
+    half_weights,
+    image_loss,
+    latent_channel,
+    marching_weights,
+    pose_loss,
+)
 
 # %% ../../nbs/training/01_training.ipynb #210301e7
 def learning_rate(step: int, progress: float, warmup: int) -> float:
     "Factor on the learning rates: linear warm-up, then a cosine from 1 to 0.02 over progress 0..1."
-    return min(1.0, (step + 1) / max(warmup, 1)) * (0.02 + 0.49 * (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0))))
+    return min(1.0, (step + 1) / max(warmup, 1)) * (
+        0.02 + 0.49 * (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
+    )
 
 # %% ../../nbs/training/01_training.ipynb #822a19bc
 class Trainer:
     "State of a training run: model, optimizer, step, seconds used, history."
+
     def __init__(self, particles: Particles, config: Config, average: Consensus):
         self.particles, self.config, self.average = particles, config, average
-        self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device)
+        self.device = torch.device(
+            ("cuda" if torch.cuda.is_available() else "cpu")
+            if config.device == "auto"
+            else config.device
+        )
         width = average.width if config.width == 0 else max(config.width, 0.0)
-        start = lowpass(average.volume, particles.pixel_size, config.start_px * particles.pixel_size)
+        start = lowpass(
+            average.volume, particles.pixel_size, config.start_px * particles.pixel_size
+        )
         torch.manual_seed(config.seed)
-        self.model = build_model(config, average.support, start, average.noise, width / particles.pixel_size).to(self.device)
-        if self.device.type != "cpu": self.model.set_support(average.support.to(self.device))
-        self.poses = make_poses(config.poses, particles.rotations, particles.shifts_px, particles.box).to(self.device)
+        self.model = build_model(
+            config, average.support, start, average.noise, width / particles.pixel_size
+        ).to(self.device)
+        if self.device.type != "cpu":
+            self.model.set_support(average.support.to(self.device))
+        self.poses = make_poses(
+            config.poses, particles.rotations, particles.shifts_px, particles.box
+        ).to(self.device)
         self.weights = half_weights(particles.box, self.device)
         self.images = particles.whole(int(config.memory_gb * 2**30))
-        self.step, self.seconds, self.updates, self.passes, self.history, self.snapshots = 0, 0.0, 0, 0, [], []
-        self.began = None                                           # seconds, when the first step was due
+        self.step, self.seconds, self.updates, self.passes, self.history, self.snapshots = (
+            0,
+            0.0,
+            0,
+            0,
+            [],
+            [],
+        )
+        self.began = None  # seconds, when the first step was due
         self.optimizer = self.new_optimizer()
         with torch.no_grad():
             y, R, t, h = self.batch(evenly(len(particles), self.chunk))
@@ -67,10 +94,16 @@ def new_optimizer(self: Trainer) -> torch.optim.Optimizer:
     "Adam with a rate each for the hash table, the free base and the networks."
     m, c = self.model, self.config
     rest = [p for p in m.parameters() if p is not m.grid.table and p is not m.base]
-    groups = [dict(params=[m.grid.table], rate=c.lr_table), dict(params=[m.base], rate=c.lr_base), dict(params=rest, rate=c.lr_network)]
+    groups = [
+        dict(params=[m.grid.table], rate=c.lr_table),
+        dict(params=[m.base], rate=c.lr_base),
+        dict(params=rest, rate=c.lr_network),
+    ]
     pose = list(self.poses.parameters())
-    if pose: groups.append(dict(params=pose, rate=c.lr_pose if c.poses == "table" else c.lr_network))
+    if pose:
+        groups.append(dict(params=pose, rate=c.lr_pose if c.poses == "table" else c.lr_network))
     return torch.optim.Adam(groups, lr=1.0, betas=(0.9, 0.99), fused=True)
+
 
 def batch(self: Trainer, rows) -> tuple:
     "Whitened transforms, rotations, shifts and CTF over noise of the particles `rows`."
@@ -80,6 +113,7 @@ def batch(self: Trainer, rows) -> tuple:
     h = ctf(p.ctf_params[rows].to(self.device), p.box, p.pixel_size) / self.model.noise
     return y, *self.poses(rows.to(self.device), y, h), h
 
+
 # Images handled at once outside of training: as many as keep the arrays over the support in about 50 MB.
 Trainer.chunk = property(lambda self: max(8, min(256, 4_000_000 // len(self.model.support.coords))))
 Trainer.steps_per_epoch = property(lambda self: max(1, len(self.particles) // self.config.batch))
@@ -88,45 +122,71 @@ Trainer.new_optimizer, Trainer.batch = new_optimizer, batch
 # %% ../../nbs/training/01_training.ipynb #f5c41476
 def seeded(*numbers: int) -> torch.Generator:
     "A generator that depends on all the numbers."
-    return torch.Generator().manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1))
+    return torch.Generator().manual_seed(
+        int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+    )
+
 
 @lru_cache(maxsize=1)
 def epoch_order(seed: int, epoch: int, count: int) -> Tensor:
     "The permutation of an epoch; kept while the epoch lasts, as drawing it costs as much as a step once there are many particles."
     return torch.randperm(count, generator=seeded(seed, epoch))
 
+
 def rows_of(self: Trainer, step: int) -> Tensor:
     "Particles of a step: each epoch is a permutation of the set, cut into batches."
     epoch, place = divmod(step, self.steps_per_epoch)
-    return epoch_order(self.config.seed, epoch, len(self.particles))[place * self.config.batch:(place + 1) * self.config.batch]
+    return epoch_order(self.config.seed, epoch, len(self.particles))[
+        place * self.config.batch : (place + 1) * self.config.batch
+    ]
+
 
 def advance(self: Trainer, progress: float) -> Tensor:
     "One optimisation step; the mean image loss of the batch."
-    for group in self.optimizer.param_groups: group["lr"] = group["rate"] * learning_rate(self.step, progress, self.config.warmup)
+    for group in self.optimizer.param_groups:
+        group["lr"] = group["rate"] * learning_rate(self.step, progress, self.config.warmup)
     y, R, t, h = self.batch(rows := self.rows_of(self.step))
-    z, power = latent_channel(self.model.encode(y, R.detach(), t.detach(), h), self.config.latent_noise, seeded(self.config.seed, self.step, 1))
+    z, power = latent_channel(
+        self.model.encode(y, R.detach(), t.detach(), h),
+        self.config.latent_noise,
+        seeded(self.config.seed, self.step, 1),
+    )
     loss = image_loss(self.model.predict(z, R, t, h), y, self.loss_weights(progress)).mean()
     price = self.pose_price(rows.to(self.device), R, t)
-    alone = self.config.poses == "encoder" and progress < self.config.pose_phase             # the paper's first phase
+    alone = (
+        self.config.poses == "encoder" and progress < self.config.pose_phase
+    )  # the paper's first phase
     self.optimizer.zero_grad()
     (price if alone else loss + self.config.latent_penalty * power + price).backward()
     self.optimizer.step()
     self.step += 1
     return loss.detach()
 
+
 Trainer.rows_of, Trainer.advance = rows_of, advance
 
 # %% ../../nbs/training/01_training.ipynb #b63053e2
 _BY_GRADIENT = ("table", "residual", "encoder")
 
+
 def loss_weights(self: Trainer, progress: float) -> Tensor:
     "Weights of the image loss: all shells, or those marched to while poses are learnt by gradients."
-    return marching_weights(progress, self.particles.box, self.device) if self.config.poses in _BY_GRADIENT else self.weights
+    return (
+        marching_weights(progress, self.particles.box, self.device)
+        if self.config.poses in _BY_GRADIENT
+        else self.weights
+    )
+
 
 def pose_price(self: Trainer, rows: Tensor, R: Tensor, t: Tensor) -> Tensor | float:
     "L_pose of predicted poses (Eq. 2), weighted; 0 where poses are not predicted."
-    if self.config.poses not in ("residual", "encoder"): return 0.0
-    return self.config.pose_weight * pose_loss(R, self.poses.rotations[rows], t, self.poses.shifts_px[rows]).mean()
+    if self.config.poses not in ("residual", "encoder"):
+        return 0.0
+    return (
+        self.config.pose_weight
+        * pose_loss(R, self.poses.rotations[rows], t, self.poses.shifts_px[rows]).mean()
+    )
+
 
 @torch.no_grad()
 def poses_of(self: Trainer, rows) -> tuple[Tensor, Tensor]:
@@ -134,47 +194,75 @@ def poses_of(self: Trainer, rows) -> tuple[Tensor, Tensor]:
     parts = [self.batch(part)[1:3] for part in torch.as_tensor(rows).split(self.chunk)]
     return torch.cat([R for R, _ in parts]).cpu(), torch.cat([t for _, t in parts]).cpu()
 
+
 def snapshot(self: Trainer, stage: str) -> None:
     "Remember the poses of up to 1000 particles."
     R, t = self.poses_of(evenly(len(self.particles), 1000))
-    self.snapshots.append(dict(stage=stage, seconds=self.seconds, step=self.step, rotations=R, shifts_px=t))
+    self.snapshots.append(
+        dict(stage=stage, seconds=self.seconds, step=self.step, rotations=R, shifts_px=t)
+    )
 
 # %% ../../nbs/training/01_training.ipynb #2641ea11
 def update_poses(self: Trainer, progress: float) -> None:
     "What is due at this progress: a Newton pass over all particles (refine), or a snapshot (poses learnt by gradients)."
     c = self.config
-    if c.poses == "refine" and self.passes < c.pose_updates and progress > 0.15 + 0.75 * self.passes / c.pose_updates:
+    if (
+        c.poses == "refine"
+        and self.passes < c.pose_updates
+        and progress > 0.15 + 0.75 * self.passes / c.pose_updates
+    ):
         for rows in torch.arange(len(self.particles)).split(self.chunk):
             y, R, t, h = self.batch(rows)
             self.poses.move(rows.to(self.device), *refine_batch(self.model, y, h, R, t))
         self.passes += 1
         self.snapshot("refine")
-    if c.poses in _BY_GRADIENT and progress * 20 >= len(self.snapshots): self.snapshot(c.poses)
+    if c.poses in _BY_GRADIENT and progress * 20 >= len(self.snapshots):
+        self.snapshot(c.poses)
 
-Trainer.loss_weights, Trainer.pose_price, Trainer.poses_of, Trainer.snapshot, Trainer.update_poses = loss_weights, pose_price, poses_of, snapshot, update_poses
+
+(
+    Trainer.loss_weights,
+    Trainer.pose_price,
+    Trainer.poses_of,
+    Trainer.snapshot,
+    Trainer.update_poses,
+) = loss_weights, pose_price, poses_of, snapshot, update_poses
 
 # %% ../../nbs/training/01_training.ipynb #b145f125
 @torch.no_grad()
-def filled_support(volumes: Tensor,          # (k, D, D, D) maps over the range of motion
-                   threshold: float = 0.1,   # of the 99th percentile of the density
-                   margin_px: float = 3.0
-                   ) -> Tensor:              # (D, D, D) bool
+def filled_support(
+    volumes: Tensor,  # (k, D, D, D) maps over the range of motion
+    threshold: float = 0.1,  # of the 99th percentile of the density
+    margin_px: float = 3.0,
+) -> Tensor:  # (D, D, D) bool
     "Where any of the maps has density, with a margin."
     most = blur(volumes.amax(0).cpu(), 1.0)
     box = most.shape[-1]
     solid = most > threshold * torch.quantile(most[most > 0.1 * most.max()], 0.99)
-    return dilate(largest_components(solid, min_voxels=8), margin_px) & sphere_mask(box, box // 2 - 1)
+    return dilate(largest_components(solid, min_voxels=8), margin_px) & sphere_mask(
+        box, box // 2 - 1
+    )
+
 
 def update_support(self: Trainer) -> None:
     "Fit the support to what the model has learnt; the optimizer's memory of everything but the base is kept."
-    rows = torch.randperm(len(self.particles), generator=seeded(self.config.seed, self.updates, 2))[:48].sort().values
-    with torch.no_grad(): z = self.model.encode(*self.batch(rows))
+    rows = (
+        torch.randperm(len(self.particles), generator=seeded(self.config.seed, self.updates, 2))[
+            :48
+        ]
+        .sort()
+        .values
+    )
+    with torch.no_grad():
+        z = self.model.encode(*self.batch(rows))
     mask, old = filled_support(self.model.volumes(z)), self.optimizer
     self.model.set_support(mask.to(self.device))
     self.optimizer = self.new_optimizer()
     for p in self.model.parameters():
-        if p is not self.model.base and p in old.state: self.optimizer.state[p] = old.state[p]
+        if p is not self.model.base and p in old.state:
+            self.optimizer.state[p] = old.state[p]
     self.updates += 1
+
 
 Trainer.update_support = update_support
 
@@ -182,21 +270,48 @@ Trainer.update_support = update_support
 def save(self: Trainer, path) -> None:
     "Write the checkpoint."
     p = self.particles
-    state = dict(config=asdict(self.config), model=self.model.state_dict(), optimizer=self.optimizer.state_dict(), step=self.step, seconds=self.seconds,
-                 updates=self.updates, passes=self.passes, began=self.began, poses=self.poses.state_dict(), snapshots=self.snapshots, history=self.history, support=self.model.support.mask.cpu(), average=self.average.stored(),
-                 particles=dict(path=str(p.path), count=len(p), box=p.box, pixel_size=p.pixel_size, rotations=p.rotations, shifts_px=p.shifts_px))
-    with atomic_path(path) as name: torch.save(state, name)
+    state = dict(
+        config=asdict(self.config),
+        model=self.model.state_dict(),
+        optimizer=self.optimizer.state_dict(),
+        step=self.step,
+        seconds=self.seconds,
+        updates=self.updates,
+        passes=self.passes,
+        began=self.began,
+        poses=self.poses.state_dict(),
+        snapshots=self.snapshots,
+        history=self.history,
+        support=self.model.support.mask.cpu(),
+        average=self.average.stored(),
+        particles=dict(
+            path=str(p.path),
+            count=len(p),
+            box=p.box,
+            pixel_size=p.pixel_size,
+            rotations=p.rotations,
+            shifts_px=p.shifts_px,
+        ),
+    )
+    with atomic_path(path) as name:
+        torch.save(state, name)
+
 
 def read_checkpoint(path) -> dict:
     "Load a checkpoint on the CPU; `InputError` if there is none."
     path = Path(path)
-    if not path.exists(): raise InputError(f"{path}: expected the checkpoint of a run, found none; train first, or check the folder")
+    if not path.exists():
+        raise InputError(
+            f"{path}: expected the checkpoint of a run, found none; train first, or check the folder"
+        )
     return torch.load(path, map_location="cpu", weights_only=True)
+
 
 def stored_average(state: dict) -> Consensus:
     "The consensus in a checkpoint."
     a = state["average"]
     return Consensus(**a, fsc=half_fsc(a["halves"], a["support"], state["particles"]["pixel_size"]))
+
 
 def restore(self: Trainer, state: dict) -> None:
     "Continue from a checkpoint of the same particles and config."
@@ -205,7 +320,9 @@ def restore(self: Trainer, state: dict) -> None:
     self.optimizer = self.new_optimizer()
     self.optimizer.load_state_dict(state["optimizer"])
     self.poses.load_state_dict(state["poses"])
-    for name in ("step", "seconds", "updates", "passes", "began", "history", "snapshots"): setattr(self, name, state[name])
+    for name in ("step", "seconds", "updates", "passes", "began", "history", "snapshots"):
+        setattr(self, name, state[name])
+
 
 Trainer.save, Trainer.restore = save, restore
 
@@ -213,54 +330,89 @@ Trainer.save, Trainer.restore = save, restore
 @torch.no_grad()
 def latents(self: Trainer) -> np.ndarray:
     "The latent of every particle, (N, d), in input order, without the channel's noise."
-    parts = [self.model.encode(*self.batch(rows)) for rows in torch.arange(len(self.particles)).split(self.chunk)]
+    parts = [
+        self.model.encode(*self.batch(rows))
+        for rows in torch.arange(len(self.particles)).split(self.chunk)
+    ]
     return torch.cat(parts).cpu().numpy()
+
 
 def finish(self: Trainer, out: Path) -> None:
     "Write what a run folder holds."
     z = self.latents()
     with atomic_path(out / "latents.npy") as name:
-        with open(name, "wb") as file: np.save(file, z)
+        with open(name, "wb") as file:
+            np.save(file, z)
     rows = evenly(len(z), 64)
-    write_map(out / "mean.mrc", self.model.volumes(torch.as_tensor(z[rows], device=self.device)).mean(0).cpu(), self.particles.pixel_size)
+    write_map(
+        out / "mean.mrc",
+        self.model.volumes(torch.as_tensor(z[rows], device=self.device)).mean(0).cpu(),
+        self.particles.pixel_size,
+    )
     if self.config.poses != "given":
         self.snapshot("end")
         R, t = self.poses_of(torch.arange(len(z)))
         self.particles = replace(self.particles, rotations=R, shifts_px=t)
-    write_star(self.particles, out / "poses.star", self.particles.rotations, self.particles.shifts_px)
-    with atomic_path(out / "history.csv") as name: pd.DataFrame(self.history).to_csv(name, index=False)
+    write_star(
+        self.particles, out / "poses.star", self.particles.rotations, self.particles.shifts_px
+    )
+    with atomic_path(out / "history.csv") as name:
+        pd.DataFrame(self.history).to_csv(name, index=False)
     self.save(out / "checkpoint.pt")
+
 
 Trainer.latents, Trainer.finish = latents, finish
 
 # %% ../../nbs/training/01_training.ipynb #883bf6ff
 class Run:
     "A finished or interrupted run, from its folder; the model is loaded when first asked."
+
     def __init__(self, path):
         self.path = Path(path)
-        if not (self.path / "config.yaml").exists(): raise InputError(f"{self.path}: expected a run folder with config.yaml, found none; check the path")
+        if not (self.path / "config.yaml").exists():
+            raise InputError(
+                f"{self.path}: expected a run folder with config.yaml, found none; check the path"
+            )
         self.config = Config.load(self.path / "config.yaml")
 
     load = classmethod(lambda cls, path: cls(path))
 
-    def __repr__(self) -> str: return f"Run({str(self.path)!r}: {len(self.latents)} particles, box {self.box} at {self.pixel_size:.3g} A, latent of {self.latents.shape[1]})"
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r}: {len(self.latents)} particles, box {self.box} at {self.pixel_size:.3g} A, latent of {self.latents.shape[1]})"
 
     @cached_property
-    def checkpoint(self) -> dict: return read_checkpoint(self.path / "checkpoint.pt")
+    def checkpoint(self) -> dict:
+        return read_checkpoint(self.path / "checkpoint.pt")
+
     @cached_property
     def latents(self) -> np.ndarray:
-        if not (self.path / "latents.npy").exists(): raise InputError(f"{self.path}: expected latents.npy, found none; the run did not finish, continue it with --resume")
+        if not (self.path / "latents.npy").exists():
+            raise InputError(
+                f"{self.path}: expected latents.npy, found none; the run did not finish, continue it with --resume"
+            )
         return np.load(self.path / "latents.npy")
+
     @cached_property
-    def history(self) -> pd.DataFrame: return pd.DataFrame(self.checkpoint["history"])
+    def history(self) -> pd.DataFrame:
+        return pd.DataFrame(self.checkpoint["history"])
+
     @property
-    def box(self) -> int: return self.checkpoint["particles"]["box"]
+    def box(self) -> int:
+        return self.checkpoint["particles"]["box"]
+
     @property
-    def pixel_size(self) -> float: return self.checkpoint["particles"]["pixel_size"]
+    def pixel_size(self) -> float:
+        return self.checkpoint["particles"]["pixel_size"]
+
     @property
-    def pose_snapshots(self) -> list: return self.checkpoint["snapshots"]
+    def pose_snapshots(self) -> list:
+        return self.checkpoint["snapshots"]
+
     @property
-    def poses(self) -> tuple: return self.checkpoint["particles"]["rotations"].numpy(), self.checkpoint["particles"]["shifts_px"].numpy()
+    def poses(self) -> tuple:
+        return self.checkpoint["particles"]["rotations"].numpy(), self.checkpoint["particles"][
+            "shifts_px"
+        ].numpy()
 
 # %% ../../nbs/training/01_training.ipynb #09db1303
 @cached_property
@@ -273,123 +425,214 @@ def model(self: Run) -> CryoFormer:
     net.load_state_dict(state["model"])
     return net
 
+
 def volumes(self: Run, zs) -> np.ndarray:
     "Maps (k, D, D, D) of latents (k, d), in the units of the images; z, y, x."
     return self.model.volumes(torch.as_tensor(np.atleast_2d(zs), dtype=torch.float32)).numpy()
 
+
 def volume(self: Run, z) -> np.ndarray:
     "The map (D, D, D) of one latent (d,)."
     return self.volumes(z)[0]
+
 
 @property
 def mean(self: Run) -> np.ndarray:
     "The average map (D, D, D) over the particles, as `finish` wrote it."
     return read_map(self.path / "mean.mrc")[0]
 
+
 model.__set_name__(Run, "model")
 Run.model, Run.volumes, Run.volume, Run.mean = model, volumes, volume, mean
 
 # %% ../../nbs/training/01_training.ipynb #2e2cc5ab
-def aligned(particles: Particles, config: Config, progress: bool, deadline: float) -> tuple[Particles, list]:
+def aligned(
+    particles: Particles, config: Config, progress: bool, deadline: float
+) -> tuple[Particles, list]:
     "The set with poses aligned to its average, and snapshots of the way."
     rows, snapshots, started = evenly(len(particles), 1000), [], time.perf_counter()
-    def keep(stage, R, t): snapshots.append(dict(stage=stage, seconds=time.perf_counter() - started, step=0, rotations=R[rows], shifts_px=t[rows]))
+
+    def keep(stage, R, t):
+        snapshots.append(
+            dict(
+                stage=stage,
+                seconds=time.perf_counter() - started,
+                step=0,
+                rotations=R[rows],
+                shifts_px=t[rows],
+            )
+        )
+
     keep("given", particles.rotations, particles.shifts_px)
-    found = align(particles, config.pose_angle, config.pose_shift_px, config.consensus_limit, progress, lambda number, R, t: keep("align", R, t), deadline)
+    found = align(
+        particles,
+        config.pose_angle,
+        config.pose_shift_px,
+        config.consensus_limit,
+        progress,
+        lambda number, R, t: keep("align", R, t),
+        deadline,
+    )
     return found, snapshots
 
-def prepare(particles, config: Config, out, resume: bool, overwrite: bool, progress: bool = False, deadline: float = math.inf) -> tuple[Trainer, Path]:
+
+def prepare(
+    particles,
+    config: Config,
+    out,
+    resume: bool,
+    overwrite: bool,
+    progress: bool = False,
+    deadline: float = math.inf,
+) -> tuple[Trainer, Path]:
     "Check the input, then make (or with `resume` enter) the run folder and its trainer. Nothing is made if something is wrong."
-    if not isinstance(particles, Particles): particles = load_particles(particles)
+    if not isinstance(particles, Particles):
+        particles = load_particles(particles)
     out = Path(out)
     if not resume:
-        particles.statistics()                                  # refuses images that are constant or not finite
+        particles.statistics()  # refuses images that are constant or not finite
         check_folder(out, overwrite)
-        particles, snapshots = aligned(particles, config, progress, deadline) if config.poses == "refine" else (particles, [])
+        particles, snapshots = (
+            aligned(particles, config, progress, deadline)
+            if config.poses == "refine"
+            else (particles, [])
+        )
         trainer = Trainer(particles, config, consensus(particles, limit=config.consensus_limit))
         trainer.snapshots = snapshots
-        with atomic_path(new_folder(out, overwrite) / "config.yaml") as name: Path(name).write_text(yaml.safe_dump(asdict(config), sort_keys=False))
+        with atomic_path(new_folder(out, overwrite) / "config.yaml") as name:
+            Path(name).write_text(yaml.safe_dump(asdict(config), sort_keys=False))
         return trainer, out
     state = read_checkpoint(out / "checkpoint.pt")
     seen = state["particles"]
     if (seen["count"], seen["box"]) != (len(particles), particles.box):
-        raise InputError(f"--resume: expected the {seen['count']} particles of box {seen['box']} of {out}, found {len(particles)} of box {particles.box}; give the same particles")
+        raise InputError(
+            f"--resume: expected the {seen['count']} particles of box {seen['box']} of {out}, found {len(particles)} of box {particles.box}; give the same particles"
+        )
     trainer = Trainer(particles, Config(**state["config"]), stored_average(state))
     trainer.restore(state)
     return trainer, out
 
 # %% ../../nbs/training/01_training.ipynb #a9911abb
-def train(particles,                      # `Particles`, or the path of a star file
-          out,                            # run folder to make
-          minutes: float | None = None,   # wall time, set-up and results included
-          epochs: float | None = None,    # passes over the set (default 20 if no minutes are given)
-          config: Config | None = None,
-          resume: bool = False,           # continue the run in `out`
-          overwrite: bool = False,
-          progress: bool = True,          # show a bar
-          started: float | None = None,   # time.perf_counter() when the clock started
-          callback=None                   # called with the trainer after every line of history, and once more at the end
-          ) -> Run:
+def train(
+    particles,  # `Particles`, or the path of a star file
+    out,  # run folder to make
+    minutes: float | None = None,  # wall time, set-up and results included
+    epochs: float | None = None,  # passes over the set (default 20 if no minutes are given)
+    config: Config | None = None,
+    resume: bool = False,  # continue the run in `out`
+    overwrite: bool = False,
+    progress: bool = True,  # show a bar
+    started: float | None = None,  # time.perf_counter() when the clock started
+    callback=None,  # called with the trainer after every line of history, and once more at the end
+) -> Run:
     "Train on the given poses and write a run folder. `InputError` for bad input; an interrupted run continues with `resume`."
     started = time.perf_counter() if started is None else started
-    if minutes is not None and epochs is not None: raise InputError("train: expected minutes or epochs, found both; choose one")
-    if min(minutes or 1, epochs or 1) <= 0: raise InputError(f"train: expected a positive time or number of epochs, found {minutes if epochs is None else epochs}")
-    trainer, out = prepare(particles, config or Config(), out, resume, overwrite, progress, started + 24 * minutes if minutes else math.inf)     # at most 0.4 of the time for alignment
+    if minutes is not None and epochs is not None:
+        raise InputError("train: expected minutes or epochs, found both; choose one")
+    if min(minutes or 1, epochs or 1) <= 0:
+        raise InputError(
+            f"train: expected a positive time or number of epochs, found {minutes if epochs is None else epochs}"
+        )
+    trainer, out = prepare(
+        particles,
+        config or Config(),
+        out,
+        resume,
+        overwrite,
+        progress,
+        started + 24 * minutes if minutes else math.inf,
+    )  # at most 0.4 of the time for alignment
     clock = Clock(trainer, started, minutes, epochs)
-    try: fit(trainer, clock, out, progress, callback)
+    try:
+        fit(trainer, clock, out, progress, callback)
     except BaseException:
         trainer.save(out / "checkpoint.pt")
         raise
     trainer.finish(out)
-    if callback: callback(trainer)
+    if callback:
+        callback(trainer)
     return Run(out)
 
 # %% ../../nbs/training/01_training.ipynb #94a49eb0
 class Clock:
     "How far a run is: by wall time, with what the results will cost set aside, or by steps."
-    def __init__(self, trainer: Trainer, started: float, minutes: float | None, epochs: float | None):
+
+    def __init__(
+        self, trainer: Trainer, started: float, minutes: float | None, epochs: float | None
+    ):
         self.trainer, self.started, self.before = trainer, started, trainer.seconds
         self.steps = None if minutes else max(1, round((epochs or 20) * trainer.steps_per_epoch))
         if minutes:
             self.budget = 60 * minutes
             rows = torch.arange(min(trainer.chunk, len(trainer.particles)))
-            for _ in range(2):                       # the first time pays for memory and threads
+            for _ in range(2):  # the first time pays for memory and threads
                 trial = time.perf_counter()
-                with torch.no_grad(): trainer.model.encode(*trainer.batch(rows))
+                with torch.no_grad():
+                    trainer.model.encode(*trainer.batch(rows))
             each = (time.perf_counter() - trial) / len(rows)
             self.reserve = min(1.3 * each * len(trainer.particles) + 2, 0.25 * self.budget)
-        if trainer.began is None: trainer.began = self.seconds()
+        if trainer.began is None:
+            trainer.began = self.seconds()
 
-    def seconds(self) -> float: return time.perf_counter() - self.started + self.before
+    def seconds(self) -> float:
+        return time.perf_counter() - self.started + self.before
 
     def progress(self) -> float:
         "0 at the start, 1 when training must end."
-        if self.steps: return self.trainer.step / self.steps
-        return (self.seconds() - self.trainer.began) / max(self.budget - self.reserve - self.trainer.began, 1e-9)
+        if self.steps:
+            return self.trainer.step / self.steps
+        return (self.seconds() - self.trainer.began) / max(
+            self.budget - self.reserve - self.trainer.began, 1e-9
+        )
 
 # %% ../../nbs/training/01_training.ipynb #582838da
 def record(trainer: Trainer, losses: list, seconds: float, out: Path) -> dict:
     "Add a line to the history: mean of the `losses` of the last `seconds`. `InputError` if training has diverged."
-    row = dict(step=trainer.step, epoch=trainer.step / trainer.steps_per_epoch, seconds=trainer.seconds, loss=torch.stack(losses).mean().item(),
-               images_per_second=len(losses) * trainer.config.batch / seconds, voxels=len(trainer.model.support.coords))
-    if not math.isfinite(row["loss"]): raise InputError(f"{out}: expected a finite loss, found {row['loss']} at step {trainer.step}; lower the learning rates or check the images")
+    row = dict(
+        step=trainer.step,
+        epoch=trainer.step / trainer.steps_per_epoch,
+        seconds=trainer.seconds,
+        loss=torch.stack(losses).mean().item(),
+        images_per_second=len(losses) * trainer.config.batch / seconds,
+        voxels=len(trainer.model.support.coords),
+    )
+    if not math.isfinite(row["loss"]):
+        raise InputError(
+            f"{out}: expected a finite loss, found {row['loss']} at step {trainer.step}; lower the learning rates or check the images"
+        )
     trainer.history.append(row)
     return row
 
-def fit(trainer: Trainer, clock: Clock, out: Path, show: bool = True, callback=None, every: int = 25) -> None:
+
+def fit(
+    trainer: Trainer, clock: Clock, out: Path, show: bool = True, callback=None, every: int = 25
+) -> None:
     "Step until the clock says 1; look at the support again, keep history and checkpoints on the way."
     config, saved, losses, began = trainer.config, time.perf_counter(), [], time.perf_counter()
-    with tqdm(total=100, disable=not show, bar_format="training {percentage:3.0f}% |{bar}| {elapsed}<{remaining}{postfix}") as bar:
+    with tqdm(
+        total=100,
+        disable=not show,
+        bar_format="training {percentage:3.0f}% |{bar}| {elapsed}<{remaining}{postfix}",
+    ) as bar:
         while (progress := clock.progress()) < 1:
-            if trainer.model.confined and trainer.updates < config.support_updates and progress > 0.8 * (trainer.updates + 1) / (config.support_updates + 1): trainer.update_support()
+            if (
+                trainer.model.confined
+                and trainer.updates < config.support_updates
+                and progress > 0.8 * (trainer.updates + 1) / (config.support_updates + 1)
+            ):
+                trainer.update_support()
             trainer.update_poses(progress)
             losses.append(trainer.advance(progress))
             trainer.seconds = clock.seconds()
             if trainer.step % every == 0:
                 row = record(trainer, losses, time.perf_counter() - began, out)
-                bar.set_postfix_str(f"loss {row['loss']:.4f}, {row['images_per_second']:.0f} images/s", refresh=False)
+                bar.set_postfix_str(
+                    f"loss {row['loss']:.4f}, {row['images_per_second']:.0f} images/s",
+                    refresh=False,
+                )
                 bar.update(100 * min(progress, 1) - bar.n)
-                if callback: callback(trainer)
+                if callback:
+                    callback(trainer)
                 losses, began = [], time.perf_counter()
             if time.perf_counter() - saved > 60 * config.checkpoint_minutes:
                 trainer.save(out / "checkpoint.pt")

@@ -1,11 +1,11 @@
 """The widgets in a real JupyterLab, driven with mouse and keyboard, and the result looked at on the Python side."""
+
 import json
 import time
 
 import numpy as np
 import pytest
 import starfile
-
 from browsing import ROOT
 from lab import Notebook
 
@@ -26,17 +26,42 @@ FIGURE = "document.querySelector('.cf-view-volume .js-plotly-plot')"
 def opened(chromium, lab):
     "A function that opens a notebook of the given cells, has them run, and closes it in the end."
     made = []
+
     def start(name: str, *cells: str, wait: bool = True) -> Notebook:
-        code = [dict(cell_type="code", id=f"cell-{k}", metadata={}, source=source, outputs=[], execution_count=None) for k, source in enumerate(cells)]
-        (lab.folder / name).write_text(json.dumps(dict(cells=code, metadata=dict(kernelspec=dict(name="python3", display_name="python3", language="python")), nbformat=4, nbformat_minor=5)))
+        code = [
+            dict(
+                cell_type="code",
+                id=f"cell-{k}",
+                metadata={},
+                source=source,
+                outputs=[],
+                execution_count=None,
+            )
+            for k, source in enumerate(cells)
+        ]
+        (lab.folder / name).write_text(
+            json.dumps(
+                dict(
+                    cells=code,
+                    metadata=dict(
+                        kernelspec=dict(name="python3", display_name="python3", language="python")
+                    ),
+                    nbformat=4,
+                    nbformat_minor=5,
+                )
+            )
+        )
         made.append(Notebook(chromium, lab, name))
         made[-1].run_all()
-        if not wait: return made[-1]
+        if not wait:
+            return made[-1]
         made[-1].wait()
         assert not made[-1].errors(), made[-1].errors()
         return made[-1]
+
     yield start
-    for notebook in made: notebook.close()
+    for notebook in made:
+        notebook.close()
 
 
 def until(page, condition: str, seconds: float = 45.0):
@@ -46,11 +71,16 @@ def until(page, condition: str, seconds: float = 45.0):
 def press(page, selector: str, key: str, times: int = 1):
     "Keys on a control that has been given the focus."
     page.locator(selector).first.focus()
-    for _ in range(times): page.keyboard.press(key)
+    for _ in range(times):
+        page.keyboard.press(key)
 
 
 def test_view_volume_follows_its_controls(opened):
-    notebook = opened("viewer.ipynb", SETUP, "view = view_volume({'first': one, 'second': two}, pixel_size=1.5, colour=np.abs(one - two), label='difference')\nview")
+    notebook = opened(
+        "viewer.ipynb",
+        SETUP,
+        "view = view_volume({'first': one, 'second': two}, pixel_size=1.5, colour=np.abs(one - two), label='difference')\nview",
+    )
     page = notebook.page
     until(page, f"() => {FIGURE} && {FIGURE}.querySelector('canvas')")
     before = float(notebook.run("print(view.layers[0].level)"))
@@ -58,14 +88,22 @@ def test_view_volume_follows_its_controls(opened):
     press(page, ".cf-threshold .noUi-handle", "ArrowRight", 12)
     until(page, f"() => {FIGURE}.data[0].x.length !== {vertices}")
     after = float(notebook.run("view.worker.wait(); print(view.layers[0].level)"))
-    assert after > before and page.evaluate(f"() => {FIGURE}.data[0].x.length") < vertices, "a higher contour encloses less"
+    assert after > before and page.evaluate(f"() => {FIGURE}.data[0].x.length") < vertices, (
+        "a higher contour encloses less"
+    )
     page.locator(".cf-unit button", has_text="map").click()
-    until(page, f"() => parseFloat(document.querySelector('.cf-threshold .widget-readout').textContent) - {after} < {0.05 * after}")
+    until(
+        page,
+        f"() => parseFloat(document.querySelector('.cf-threshold .widget-readout').textContent) - {after} < {0.05 * after}",
+    )
     page.locator(".cf-map select").select_option(label="second")
     page.locator(".cf-visible input").uncheck()
     until(page, f"() => {FIGURE}.data[1].visible === false")
     page.locator(".cf-cut select").select_option(label="x")
-    until(page, f"() => {{ const x = {FIGURE}.data[0].x; return Math.min(...x) > -2 || Math.max(...x) < 2; }}")
+    until(
+        page,
+        f"() => {{ const x = {FIGURE}.data[0].x; return Math.min(...x) > -2 || Math.max(...x) < 2; }}",
+    )
     assert notebook.run("print(view.cut, view.layers[1].visible)").split() == ["x", "False"]
     assert not notebook.watched.foreign
 
@@ -79,13 +117,19 @@ def test_view_volume_is_reached_with_the_keyboard(opened):
     seen = set()
     for _ in range(14):
         page.keyboard.press("Tab")
-        seen |= set(page.evaluate("() => { const e = document.activeElement.closest('[class*=cf-]'); return e ? [...e.classList].filter((c) => c.startsWith('cf-')) : []; }"))
+        seen |= set(
+            page.evaluate(
+                "() => { const e = document.activeElement.closest('[class*=cf-]'); return e ? [...e.classList].filter((c) => c.startsWith('cf-')) : []; }"
+            )
+        )
     assert {"cf-unit", "cf-view", "cf-cut"} <= seen, seen
 
 
 def test_a_new_threshold_of_a_large_box_comes_soon(opened):
     "Box 128; how long it took is printed."
-    notebook = opened("large.ipynb", SETUP, "view = view_volume(molecule(128), pixel_size=0.75)\nview")
+    notebook = opened(
+        "large.ipynb", SETUP, "view = view_volume(molecule(128), pixel_size=0.75)\nview"
+    )
     page = notebook.page
     until(page, f"() => {FIGURE} && {FIGURE}.querySelector('canvas')")
     vertices = page.evaluate(f"() => {FIGURE}.data[0].x.length")
@@ -96,16 +140,27 @@ def test_a_new_threshold_of_a_large_box_comes_soon(opened):
 
 
 def test_a_widget_adds_little_to_the_stored_notebook(opened):
-    notebook = opened("stored.ipynb", SETUP, "view = view_volume({'first': one, 'second': two}, pixel_size=1.5)\nview")
+    notebook = opened(
+        "stored.ipynb",
+        SETUP,
+        "view = view_volume({'first': one, 'second': two}, pixel_size=1.5)\nview",
+    )
     outputs = notebook.cells()[-1]["outputs"]
-    assert len(json.dumps(outputs)) < 200_000 and any("application/vnd.plotly.v1+json" in o["data"] for o in outputs), "the static form is stored beside the widget"
+    assert len(json.dumps(outputs)) < 200_000 and any(
+        "application/vnd.plotly.v1+json" in o["data"] for o in outputs
+    ), "the static form is stored beside the widget"
 
 
 def test_view_volume_with_3dmol_needs_no_network(opened, site):
     "The other backend, from the local copy of 3Dmol.js that came with the building of the site."
     script = ROOT / "tools" / "node_modules" / "3dmol" / "build" / "3Dmol-min.js"
-    if not script.is_file(): pytest.skip("no copy of 3Dmol.js in tools/node_modules: python tools/docs.py installs it")
-    notebook = opened("dmol.ipynb", SETUP, f"view = view_volume(one, pixel_size=1.5, backend='py3dmol', js={str(script)!r})\nview")
+    if not script.is_file():
+        pytest.skip("no copy of 3Dmol.js in tools/node_modules: python tools/docs.py installs it")
+    notebook = opened(
+        "dmol.ipynb",
+        SETUP,
+        f"view = view_volume(one, pixel_size=1.5, backend='py3dmol', js={str(script)!r})\nview",
+    )
     until(notebook.page, "() => !!document.querySelector('.cf-3dmol canvas')", 40)
     before = notebook.run("print(view.layers[0].level)")
     press(notebook.page, ".cf-threshold .noUi-handle", "ArrowRight", 5)
@@ -129,33 +184,56 @@ PIXEL = f"""([x, y]) => {{ const g = {PLANE}, r = g.getBoundingClientRect(), l =
 
 def test_explorer_click_lasso_and_save(opened, tmp_path):
     "A click on a particle decodes its map; a lasso selects what lies inside; save writes just those particles."
-    notebook = opened("explorer.ipynb", "import numpy as np, json\n" + TRAIN, "view = explore(run, truth=star.parent / 'truth')\nview")
+    notebook = opened(
+        "explorer.ipynb",
+        "import numpy as np, json\n" + TRAIN,
+        "view = explore(run, truth=star.parent / 'truth')\nview",
+    )
     page = notebook.page
-    until(page, f"() => {PLANE} && {PLANE}.querySelector('canvas, .main-svg') && document.querySelector('.cf-map3d canvas')", 40)
+    until(
+        page,
+        f"() => {PLANE} && {PLANE}.querySelector('canvas, .main-svg') && document.querySelector('.cf-map3d canvas')",
+        40,
+    )
     page.locator(".cf-plane").scroll_into_view_if_needed()
     page.wait_for_timeout(1500)
     plane = np.array(json.loads(notebook.run("print(json.dumps(view.plane.tolist()))")))
-    target = int(np.argmax(plane[:, 0]))                       # at the rim, where none hides another
+    target = int(np.argmax(plane[:, 0]))  # at the rim, where none hides another
     x, y = page.evaluate(PIXEL, plane[target].tolist())
     page.mouse.move(x - 30, y + 12)
     page.mouse.move(x, y, steps=6)
     page.wait_for_timeout(600)
     page.mouse.click(x, y)
-    until(page, f"() => document.querySelector('.cf-status').textContent.includes('particle {target}')")
-    assert notebook.run(f"view.worker.wait(); print(view.particle.value, np.allclose(view.volume, run.volume(run.latents[{target}]), atol=1e-4))").split() == [str(target), "True"]
+    until(
+        page,
+        f"() => document.querySelector('.cf-status').textContent.includes('particle {target}')",
+    )
+    assert notebook.run(
+        f"view.worker.wait(); print(view.particle.value, np.allclose(view.volume, run.volume(run.latents[{target}]), atol=1e-4))"
+    ).split() == [str(target), "True"]
 
     low, high = np.quantile(plane, (0.4, 1), axis=0)
-    corners = [(low[0], low[1]), (high[0] + .1, low[1]), (high[0] + .1, high[1] + .1), (low[0], high[1] + .1)]
+    corners = [
+        (low[0], low[1]),
+        (high[0] + 0.1, low[1]),
+        (high[0] + 0.1, high[1] + 0.1),
+        (low[0], high[1] + 0.1),
+    ]
     page.locator(".cf-mode button", has_text="lasso").click()
     pixels = [page.evaluate(PIXEL, [float(a), float(b)]) for a, b in corners]
     page.mouse.move(*pixels[0])
     page.mouse.down()
-    for corner in [*pixels[1:], pixels[0]]: page.mouse.move(*corner, steps=12)
+    for corner in [*pixels[1:], pixels[0]]:
+        page.mouse.move(*corner, steps=12)
     page.mouse.up()
     inside = np.flatnonzero((plane[:, 0] > low[0]) & (plane[:, 1] > low[1]))
     until(page, "() => parseInt(document.querySelector('.cf-count').textContent) > 0")
-    selected = np.array(json.loads(notebook.run("print(json.dumps([int(k) for k in view.selected]))")))
-    assert abs(len(selected) - len(inside)) <= 3 and len(np.setxor1d(selected, inside)) <= 4, "what lies inside the outline, but for points on the outline itself"
+    selected = np.array(
+        json.loads(notebook.run("print(json.dumps([int(k) for k in view.selected]))"))
+    )
+    assert abs(len(selected) - len(inside)) <= 3 and len(np.setxor1d(selected, inside)) <= 4, (
+        "what lies inside the outline, but for points on the outline itself"
+    )
     assert page.locator(".cf-count").inner_text().split()[0] == str(len(selected))
 
     path = tmp_path / "chosen.star"
@@ -163,16 +241,23 @@ def test_explorer_click_lasso_and_save(opened, tmp_path):
     page.locator(".cf-save").click()
     until(page, "() => document.querySelector('.cf-status').textContent.includes('saved')")
     saved = starfile.read(path)["particles"]
-    assert [int(name.split("@")[0]) - 1 for name in saved["rlnImageName"]] == selected.tolist(), "the rows of the star file are the selected particles"
+    assert [int(name.split("@")[0]) - 1 for name in saved["rlnImageName"]] == selected.tolist(), (
+        "the rows of the star file are the selected particles"
+    )
     page.locator(".cf-file input").fill("chosen.doc")
     page.locator(".cf-save").click()
     until(page, "() => document.querySelector('.cf-status').textContent.includes('expected')")
     page.locator(".cf-clear").click()
     until(page, "() => parseInt(document.querySelector('.cf-count').textContent) === 0")
 
-    before = page.evaluate("() => document.querySelector('.cf-map3d .js-plotly-plot').data[0].x.length")
+    before = page.evaluate(
+        "() => document.querySelector('.cf-map3d .js-plotly-plot').data[0].x.length"
+    )
     press(page, ".cf-frame .noUi-handle", "ArrowRight", 3)
-    until(page, f"() => document.querySelector('.cf-status').textContent.includes('map ') && document.querySelector('.cf-map3d .js-plotly-plot').data[0].x.length !== {before}")
+    until(
+        page,
+        f"() => document.querySelector('.cf-status').textContent.includes('map ') && document.querySelector('.cf-map3d .js-plotly-plot').data[0].x.length !== {before}",
+    )
     assert not notebook.watched.foreign and not notebook.errors()
 
     page.locator(".cf-path select").select_option(label="PC 1")
@@ -180,30 +265,49 @@ def test_explorer_click_lasso_and_save(opened, tmp_path):
     until(page, "() => document.querySelector('.cf-status').textContent.includes('map 1 of')")
     page.locator(".cf-play button").first.click()
     until(page, "() => /map ([4-9]|10) of/.test(document.querySelector('.cf-status').textContent)")
-    page.locator(".cf-play button").first.click()              # pause
+    page.locator(".cf-play button").first.click()  # pause
     page.wait_for_timeout(1500)
     shown = page.locator(".cf-frame .widget-readout").inner_text()
     page.wait_for_timeout(1500)
-    assert page.locator(".cf-frame .widget-readout").inner_text() == shown, "a paused player stays where it is"
-    assert notebook.run("view.worker.wait(); print(view.frame.value, np.allclose(view.volume, run.volume(view.path[view.frame.value - 1]), atol=1e-4))").split() == [shown, "True"]
+    assert page.locator(".cf-frame .widget-readout").inner_text() == shown, (
+        "a paused player stays where it is"
+    )
+    assert notebook.run(
+        "view.worker.wait(); print(view.frame.value, np.allclose(view.volume, run.volume(view.path[view.frame.value - 1]), atol=1e-4))"
+    ).split() == [shown, "True"]
     assert not notebook.watched.foreign and not notebook.errors()
 
 
 def test_training_is_shown_while_it_runs(opened):
     "Loss and map move during the training; what stands there afterwards is its end."
-    notebook = opened("monitor.ipynb", TRAIN.replace("run = train", "started = train").replace("explorer import explore", "monitor import show_fsc, show_particles, show_training"),
-                      "view = show_training(seconds=0.2)\nrun = train(star, work / 'watched', minutes=0.3, config=Config(levels=6), progress=False, callback=view)", wait=False)
+    notebook = opened(
+        "monitor.ipynb",
+        TRAIN.replace("run = train", "started = train").replace(
+            "explorer import explore", "monitor import show_fsc, show_particles, show_training"
+        ),
+        "view = show_training(seconds=0.2)\nrun = train(star, work / 'watched', minutes=0.3, config=Config(levels=6), progress=False, callback=view)",
+        wait=False,
+    )
     page, seen = notebook.page, set()
-    until(page, "() => /passes/.test((document.querySelector('.cf-training .cf-info') || {}).textContent)", 120)
+    until(
+        page,
+        "() => /passes/.test((document.querySelector('.cf-training .cf-info') || {}).textContent)",
+        120,
+    )
     while notebook.busy():
         seen.add(page.locator(".cf-info").inner_text())
         page.wait_for_timeout(200)
     assert not notebook.errors(), notebook.errors()
     assert len(seen) > 2, "the line of text changes during the training"
-    count, text = json.loads(notebook.run("import json; print(json.dumps([len(run.history), view.text()]))"))
+    count, text = json.loads(
+        notebook.run("import json; print(json.dumps([len(run.history), view.text()]))")
+    )
     drawn = "document.querySelector('.cf-training .js-plotly-plot')"
     until(page, f"() => {drawn}.data[0].x.length === {count}")
-    assert page.locator(".cf-info").inner_text() == text and page.evaluate("() => document.querySelectorAll('.cf-training').length") == 1
+    assert (
+        page.locator(".cf-info").inner_text() == text
+        and page.evaluate("() => document.querySelectorAll('.cf-training').length") == 1
+    )
     assert not notebook.watched.foreign
 
 
@@ -227,7 +331,11 @@ def test_poses_follow_the_slider(opened):
     until(page, f"() => {fig}.data[2].x[0] === 1")
     assert page.locator(".cf-stage .widget-readout").inner_text() == "align"
     shown = page.evaluate(f"() => [Array.from({fig}.data[6].x).slice(0, 5), {fig}.data[2].y[0]]")
-    directions, median = json.loads(notebook.run("print(json.dumps([view.history.directions[1, :5, 0].tolist(), float(np.median(view.history.angles[1]))]))"))
+    directions, median = json.loads(
+        notebook.run(
+            "print(json.dumps([view.history.directions[1, :5, 0].tolist(), float(np.median(view.history.angles[1]))]))"
+        )
+    )
     assert np.allclose(shown[0], directions, atol=2e-3) and np.isclose(shown[1], median, atol=1e-3)
     assert not notebook.watched.foreign
 
@@ -240,17 +348,31 @@ curves"""
 
 def test_fsc_and_particles_follow_their_controls(opened):
     "Another threshold is another resolution; a hidden curve leaves the table; the next particles are other images."
-    notebook = opened("looks.ipynb", "import json, numpy as np\n" + TRAIN, CURVES, "images = show_particles(run=run)\nimages")
+    notebook = opened(
+        "looks.ipynb",
+        "import json, numpy as np\n" + TRAIN,
+        CURVES,
+        "images = show_particles(run=run)\nimages",
+    )
     page = notebook.page
-    until(page, "() => document.querySelector('.cf-fsc .main-svg') && document.querySelector('.cf-particles .main-svg')")
+    until(
+        page,
+        "() => document.querySelector('.cf-fsc .main-svg') && document.querySelector('.cf-particles .main-svg')",
+    )
     before = page.locator(".cf-table").inner_text()
     page.locator(".cf-fsc .cf-threshold button", has_text="0.5").click()
     until(page, "() => document.querySelector('.cf-table').innerText.includes('FSC = 0.5')")
     page.locator(".cf-curve input").nth(1).uncheck()
     until(page, "() => !document.querySelector('.cf-table').innerText.includes('soft')")
-    assert "soft" in before and f"{json.loads(notebook.run('print(json.dumps(curves.resolutions()))'))['sharp']:.2f}" in page.locator(".cf-table").inner_text()
+    assert (
+        "soft" in before
+        and f"{json.loads(notebook.run('print(json.dumps(curves.resolutions()))'))['sharp']:.2f}"
+        in page.locator(".cf-table").inner_text()
+    )
     images = "document.querySelector('.cf-particles .js-plotly-plot')"
-    page.evaluate(f"() => {{ window.row = () => Array.from({images}._fullData[0].z[0]).join(); window.before = row(); }}")
+    page.evaluate(
+        f"() => {{ window.row = () => Array.from({images}._fullData[0].z[0]).join(); window.before = row(); }}"
+    )
     page.locator(".cf-next").click()
     until(page, "() => row() !== before")
     assert notebook.run("print(images.start)").strip() == "3"

@@ -1,6 +1,6 @@
 """Every tutorial in a real JupyterLab: Run All, no error, figures drawn, no request to another host, and the solutions pass their checks."""
-import pytest
 
+import pytest
 from browsing import ROOT
 from lab import Notebook
 
@@ -9,11 +9,27 @@ TUTORIALS = sorted(p.name for p in (ROOT / "nbs" / "tutorials").glob("*.ipynb"))
 
 def outcome(notebook: Notebook) -> dict:
     cells = notebook.cells()
-    plain = ["".join(o.get("data", {}).get("text/plain", "")) for c in cells if c["source"].startswith("# solved") for o in c["outputs"]]
-    drawn = sum(any(m.startswith("application/vnd.plotly") for m in o.get("data", {})) for c in cells for o in c["outputs"])
+    plain = [
+        "".join(o.get("data", {}).get("text/plain", ""))
+        for c in cells
+        if c["source"].startswith("# solved")
+        for o in c["outputs"]
+    ]
+    drawn = sum(
+        any(m.startswith("application/vnd.plotly") for m in o.get("data", {}))
+        for c in cells
+        for o in c["outputs"]
+    )
     figures, bare = notebook.figures()
-    return dict(errors=notebook.errors(), verdicts=plain, foreign=list(notebook.watched.foreign), stored=drawn, figures=figures, bare=bare,
-                unfinished=[c["source"][:60] for c in cells if c["source"].strip() and c["count"] is None])
+    return dict(
+        errors=notebook.errors(),
+        verdicts=plain,
+        foreign=list(notebook.watched.foreign),
+        stored=drawn,
+        figures=figures,
+        bare=bare,
+        unfinished=[c["source"][:60] for c in cells if c["source"].strip() and c["count"] is None],
+    )
 
 
 @pytest.fixture(scope="module")

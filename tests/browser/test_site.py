@@ -1,11 +1,11 @@
 """Every page of the site in a real browser whose network is cut: what it asks for, what it links to, whether figures and equations are there."""
+
 import json
 import re
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin
 
 import pytest
-
 from browsing import ROOT, Watched
 
 VISIT = """async () => {
@@ -48,11 +48,18 @@ def walk(chromium, site, address):
         name = path.relative_to(site).as_posix()
         watched.page.set_viewport_size({"width": 1280, "height": 900})
         watched.visit(f"{address}/{name}")
-        watched.page.wait_for_function("!document.querySelector('span.math') || document.querySelector('.katex')", timeout=20_000)
+        watched.page.wait_for_function(
+            "!document.querySelector('span.math') || document.querySelector('.katex')",
+            timeout=20_000,
+        )
         found[name] = watched.page.evaluate(VISIT)
         watched.page.set_viewport_size({"width": 390, "height": 844})
         watched.page.wait_for_timeout(100)
-        found[name] |= dict(narrow=watched.page.evaluate("document.documentElement.scrollWidth"), foreign=list(watched.foreign), errors=list(watched.errors))
+        found[name] |= dict(
+            narrow=watched.page.evaluate("document.documentElement.scrollWidth"),
+            foreign=list(watched.foreign),
+            errors=list(watched.errors),
+        )
     watched.page.close()
     return found
 
@@ -68,14 +75,24 @@ def test_built_without_a_warning(site):
 
 def test_every_notebook_has_its_page(walk):
     notebooks = [p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts]
-    pages = {(p.parent.relative_to(ROOT / "nbs") / (re.sub(r"^\d+[a-z]?_", "", p.stem) + ".html")).as_posix() for p in notebooks}
+    pages = {
+        (
+            p.parent.relative_to(ROOT / "nbs") / (re.sub(r"^\d+[a-z]?_", "", p.stem) + ".html")
+        ).as_posix()
+        for p in notebooks
+    }
     assert pages == set(walk)
-    assert all(page["title"] and page["words"] > 60 for page in walk.values()), {n: p["words"] for n, p in walk.items() if p["words"] <= 60 or not p["title"]}
+    assert all(page["title"] and page["words"] > 60 for page in walk.values()), {
+        n: p["words"] for n, p in walk.items() if p["words"] <= 60 or not p["title"]
+    }
 
 
 def test_no_request_leaves_the_machine(walk):
     assert not offenders(walk, "foreign")
-    foreign = {name: [s for s in page["sources"] if re.match(r"(https?:)?//", s)] for name, page in walk.items()}
+    foreign = {
+        name: [s for s in page["sources"] if re.match(r"(https?:)?//", s)]
+        for name, page in walk.items()
+    }
     assert not {n: s for n, s in foreign.items() if s}
 
 
@@ -98,23 +115,42 @@ def test_no_link_is_broken(walk, site):
     broken = []
     for name, page in walk.items():
         for href in page["links"]:
-            if re.match(r"[a-z]+:|//", href): continue
+            if re.match(r"[a-z]+:|//", href):
+                continue
             path, anchor = urldefrag(urljoin(name, unquote(href)))
             path = path or name
-            if path.endswith("/") or path == "": path += "index.html"
-            if not (site / path).is_file(): broken.append(f"{name}: {href}")
-            elif anchor and path in walk and anchor not in walk[path]["ids"]: broken.append(f"{name}: {href} (no such anchor)")
+            if path.endswith("/") or path == "":
+                path += "index.html"
+            if not (site / path).is_file():
+                broken.append(f"{name}: {href}")
+            elif anchor and path in walk and anchor not in walk[path]["ids"]:
+                broken.append(f"{name}: {href} (no such anchor)")
     assert not broken, "\n".join(broken)
 
 
 def test_links_that_leave_go_to_the_repository_or_a_reference(walk):
-    hosts = {re.match(r"https?://([^/]+)", href)[1] for page in walk.values() for href in page["links"] if re.match(r"https?://", href)}
-    assert hosts <= {"github.com", "arxiv.org", "doi.org", "www.rcsb.org", "www.ebi.ac.uk", "zenodo.org"}, hosts
+    hosts = {
+        re.match(r"https?://([^/]+)", href)[1]
+        for page in walk.values()
+        for href in page["links"]
+        if re.match(r"https?://", href)
+    }
+    assert hosts <= {
+        "github.com",
+        "arxiv.org",
+        "doi.org",
+        "www.rcsb.org",
+        "www.ebi.ac.uk",
+        "zenodo.org",
+    }, hosts
 
 
 def test_sidebar_has_the_layers(walk):
     import yaml
-    contents = yaml.safe_load((ROOT / "_quarto.yml").read_text(encoding="utf-8"))["website"]["sidebar"]["contents"]
+
+    contents = yaml.safe_load((ROOT / "_quarto.yml").read_text(encoding="utf-8"))["website"][
+        "sidebar"
+    ]["contents"]
     wanted = [item["section"] for item in contents if isinstance(item, dict)]
     assert len(wanted) >= 8 and all(page["sections"] == wanted for page in walk.values())
 
@@ -131,13 +167,26 @@ def test_every_public_function_is_documented(walk, site):
     for module, names in namespace["d"]["syms"].items():
         for name, (where, file) in names.items():
             short = name.removeprefix(module + ".")
-            if "." in short or short.startswith("_") or not (ROOT / "cryoformer_nb" / Path(file).name).exists(): continue
+            if (
+                "." in short
+                or short.startswith("_")
+                or not (ROOT / "cryoformer_nb" / Path(file).name).exists()
+            ):
+                continue
             page, anchor = where.split("#")
-            if page not in walk or anchor not in walk[page]["ids"]: missing.append(f"{page}#{anchor}")
-            elif f'{settings["git_url"]}/blob/{settings["branch"]}/{file}' not in " ".join(walk[page]["links"]): missing.append(f"{page}: no link to {file}")
+            if page not in walk or anchor not in walk[page]["ids"]:
+                missing.append(f"{page}#{anchor}")
+            elif f"{settings['git_url']}/blob/{settings['branch']}/{file}" not in " ".join(
+                walk[page]["links"]
+            ):
+                missing.append(f"{page}: no link to {file}")
     assert not missing, missing
     html = (site / "density.html").read_text(encoding="utf-8")
-    assert "<th>parameter</th>" in html and "gaussian_projection(" in re.sub(r"<[^>]+>", "", html) and "code-fold" in html
+    assert (
+        "<th>parameter</th>" in html
+        and "gaussian_projection(" in re.sub(r"<[^>]+>", "", html)
+        and "code-fold" in html
+    )
 
 
 def test_search_finds_fsc(chromium, address):
@@ -152,7 +201,11 @@ def test_search_finds_fsc(chromium, address):
     assert any("fsc" in t.lower() for t in titles), titles
     page.locator(".search-result").first.click()
     page.wait_for_load_state("load")
-    assert "fsc" in page.locator("main").inner_text().lower() and not watched.errors and not watched.foreign
+    assert (
+        "fsc" in page.locator("main").inner_text().lower()
+        and not watched.errors
+        and not watched.foreign
+    )
     page.close()
 
 
@@ -178,7 +231,12 @@ def test_figures_answer(chromium, address):
     box = page.locator(".figure-live").nth(1)
     box.scroll_into_view_if_needed()
     page.wait_for_function("b => !!b.querySelector('.main-svg')", arg=box.element_handle())
-    assert box.evaluate("async b => { await Plotly.relayout(b, {'xaxis.range': [0, 1]}); return b._fullLayout.xaxis.range[1]; }") == 1
+    assert (
+        box.evaluate(
+            "async b => { await Plotly.relayout(b, {'xaxis.range': [0, 1]}); return b._fullLayout.xaxis.range[1]; }"
+        )
+        == 1
+    )
     page.close()
 
 
@@ -189,7 +247,9 @@ OVERLAPS = """b => { const edge = b.getBoundingClientRect(), found = [];
     return found; }"""
 
 
-@pytest.mark.parametrize("name", ["monitor", "conventions", "pose_view", "tutorials/your_data", "tutorials/homogeneous"])
+@pytest.mark.parametrize(
+    "name", ["monitor", "conventions", "pose_view", "tutorials/your_data", "tutorials/homogeneous"]
+)
 def test_figures_can_be_read_on_a_phone(chromium, address, name):
     "No title, tick or legend lies over another."
     page = Watched(chromium, 390, 844).page
@@ -197,7 +257,7 @@ def test_figures_can_be_read_on_a_phone(chromium, address, name):
     for box in page.locator(".figure-live").all():
         box.scroll_into_view_if_needed()
         page.wait_for_function("b => !!b.querySelector('.main-svg')", arg=box.element_handle())
-        page.wait_for_timeout(400)                             # a crowded figure is drawn again, wider
+        page.wait_for_timeout(400)  # a crowded figure is drawn again, wider
         assert not box.evaluate(OVERLAPS)
     page.close()
 
@@ -207,8 +267,13 @@ def test_llms_txt(site):
     assert text.startswith("# cryoformer_nb\n\n> ")
     linked = re.findall(r"\]\(([^)]+)\)", text)
     assert len(linked) == len(set(linked)) and all((site / name).is_file() for name in linked)
-    assert {n.removesuffix(".llms.md") for n in linked} == {p.relative_to(site).as_posix().removesuffix(".html") for p in site.rglob("*.html")}
-    for name in linked: assert '"data":[' not in (site / name).read_text(encoding="utf-8"), f"{name} holds a figure's numbers"
+    assert {n.removesuffix(".llms.md") for n in linked} == {
+        p.relative_to(site).as_posix().removesuffix(".html") for p in site.rglob("*.html")
+    }
+    for name in linked:
+        assert '"data":[' not in (site / name).read_text(encoding="utf-8"), (
+            f"{name} holds a figure's numbers"
+        )
 
 
 def test_search_index_holds_no_figures(site):

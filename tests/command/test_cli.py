@@ -1,4 +1,5 @@
 """The command line: what users type, and every kind of bad input the package promises to refuse in one line with exit status 2."""
+
 import json
 import os
 import shutil
@@ -14,15 +15,47 @@ import starfile
 from cryoformer_nb.command.cli import main
 from cryoformer_nb.core.files import write_stack
 
-SMALL = ["--epochs", "1", "--set", "batch=16", "queries=2", "levels=4", "hidden=16", "encoder_width=32"]
+SMALL = [
+    "--epochs",
+    "1",
+    "--set",
+    "batch=16",
+    "queries=2",
+    "levels=4",
+    "hidden=16",
+    "encoder_width=32",
+]
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     "A small set and a run on it."
     folder = tmp_path_factory.mktemp("base")
-    assert main(["simulate", str(folder / "set"), "-n", "120", "--box", "16", "--pixel-size", "7", "--snr", "1", "--seed", "1"]) == 0
-    assert main(["train", str(folder / "set" / "particles.star"), "--out", str(folder / "run"), *SMALL]) == 0
+    assert (
+        main(
+            [
+                "simulate",
+                str(folder / "set"),
+                "-n",
+                "120",
+                "--box",
+                "16",
+                "--pixel-size",
+                "7",
+                "--snr",
+                "1",
+                "--seed",
+                "1",
+            ]
+        )
+        == 0
+    )
+    assert (
+        main(
+            ["train", str(folder / "set" / "particles.star"), "--out", str(folder / "run"), *SMALL]
+        )
+        == 0
+    )
     return folder
 
 
@@ -43,12 +76,17 @@ def refused(capfd, folder, *argv, says=()):
     before = tree(folder)
     capfd.readouterr()
     status, error = main([str(a) for a in argv]), capfd.readouterr().err
-    assert status == 2 and error.count("\n") == 1 and error.startswith("cryoformer: error: "), (status, error)
-    for word in says: assert word in error, f"{word!r} is not in: {error}"
+    assert status == 2 and error.count("\n") == 1 and error.startswith("cryoformer: error: "), (
+        status,
+        error,
+    )
+    for word in says:
+        assert word in error, f"{word!r} is not in: {error}"
     assert tree(folder) == before, "nothing half-written"
 
 
-def train(capfd, work, *more, says=()): refused(capfd, work, "train", "set/particles.star", "--out", "new", *SMALL, *more, says=says)
+def train(capfd, work, *more, says=()):
+    refused(capfd, work, "train", "set/particles.star", "--out", "new", *SMALL, *more, says=says)
 
 
 def edit(change):
@@ -60,15 +98,26 @@ def edit(change):
 
 def restack(change):
     "Change the images."
-    with mrcfile.open("set/particles.mrcs") as mrc: images = mrc.data.copy()
+    with mrcfile.open("set/particles.mrcs") as mrc:
+        images = mrc.data.copy()
     os.remove("set/particles.mrcs")
     write_stack("set/particles.mrcs", change(images), 7.0)
 
 
-def drop(column): return lambda blocks: [b.pop(column) for b in blocks.values() if column in b]
+def drop(column):
+    return lambda blocks: [b.pop(column) for b in blocks.values() if column in b]
 
 
-def test_missing_star(capfd, work): refused(capfd, work, "train", "nowhere.star", "--out", "new", says=["nowhere.star", "expected", "found"])
+def test_missing_star(capfd, work):
+    refused(
+        capfd,
+        work,
+        "train",
+        "nowhere.star",
+        "--out",
+        "new",
+        says=["nowhere.star", "expected", "found"],
+    )
 
 
 def test_missing_stack(capfd, work):
@@ -77,12 +126,14 @@ def test_missing_stack(capfd, work):
 
 
 def test_truncated_stack(capfd, work):
-    with open("set/particles.mrcs", "r+b") as file: file.truncate(1024 + 16 * 16 * 4 * 100 + 7)
+    with open("set/particles.mrcs", "r+b") as file:
+        file.truncate(1024 + 16 * 16 * 4 * 100 + 7)
     train(capfd, work, says=["particles.mrcs", "truncated"])
 
 
 def test_truncated_header(capfd, work):
-    with open("set/particles.mrcs", "r+b") as file: file.truncate(500)
+    with open("set/particles.mrcs", "r+b") as file:
+        file.truncate(500)
     train(capfd, work, says=["particles.mrcs"])
 
 
@@ -91,14 +142,29 @@ def test_more_rows_than_images(capfd, work):
     train(capfd, work, says=["90 images", "row 91"])
 
 
-@pytest.mark.parametrize("column", ["rlnAngleRot", "rlnAngleTilt", "rlnDefocusU", "rlnDefocusAngle", "rlnImageName", "rlnVoltage", "rlnImagePixelSize", "rlnSphericalAberration", "rlnOriginXAngst"])
+@pytest.mark.parametrize(
+    "column",
+    [
+        "rlnAngleRot",
+        "rlnAngleTilt",
+        "rlnDefocusU",
+        "rlnDefocusAngle",
+        "rlnImageName",
+        "rlnVoltage",
+        "rlnImagePixelSize",
+        "rlnSphericalAberration",
+        "rlnOriginXAngst",
+    ],
+)
 def test_missing_column(capfd, work, column):
     edit(drop(column))
     train(capfd, work, says=[column])
 
 
 def test_column_that_is_no_number(capfd, work):
-    def change(blocks): blocks["particles"]["rlnDefocusU"] = ["deep"] * len(blocks["particles"])
+    def change(blocks):
+        blocks["particles"]["rlnDefocusU"] = ["deep"] * len(blocks["particles"])
+
     edit(change)
     train(capfd, work, says=["rlnDefocusU", "deep"])
 
@@ -126,23 +192,38 @@ def test_non_square(capfd, work):
 def test_mixed_pixel_sizes(capfd, work):
     def change(blocks):
         optics = blocks["optics"]
-        two = {k: [v, v] for k, v in (optics.items() if isinstance(optics, dict) else ((c, optics[c].iloc[0]) for c in optics))}
+        two = {
+            k: [v, v]
+            for k, v in (
+                optics.items()
+                if isinstance(optics, dict)
+                else ((c, optics[c].iloc[0]) for c in optics)
+            )
+        }
         two["rlnOpticsGroup"], two["rlnImagePixelSize"] = [1, 2], [7.0, 4.0]
         import pandas as pd
+
         blocks["optics"] = pd.DataFrame(two)
         blocks["particles"]["rlnOpticsGroup"] = np.arange(len(blocks["particles"])) % 2 + 1
+
     edit(change)
     train(capfd, work, says=["one positive pixel size", "7", "4"])
 
 
 def test_nan_images(capfd, work):
-    def change(images): images[7, 3, 3] = np.nan; return images
+    def change(images):
+        images[7, 3, 3] = np.nan
+        return images
+
     restack(change)
     train(capfd, work, says=["NaN", "row 8"])
 
 
 def test_zero_variance(capfd, work):
-    def change(images): images[11] = 3.0; return images
+    def change(images):
+        images[11] = 3.0
+        return images
+
     restack(change)
     train(capfd, work, says=["row 12"])
 
@@ -154,34 +235,80 @@ def test_existing_run(capfd, work, base):
 
 
 def test_overwrite_spares_what_others_made(capfd, work):
-    Path("new").mkdir(); Path("new/thesis.tex").write_text("years of work")
+    Path("new").mkdir()
+    Path("new/thesis.tex").write_text("years of work")
     train(capfd, work, "--overwrite", says=["new"])
 
 
-def test_overwrite_spares_the_input(capfd, work): refused(capfd, work, "train", "set/particles.star", "--out", "set", "--overwrite", says=["input"])
+def test_overwrite_spares_the_input(capfd, work):
+    refused(
+        capfd, work, "train", "set/particles.star", "--out", "set", "--overwrite", says=["input"]
+    )
 
 
-@pytest.mark.parametrize("more, word", [(["--set", "dropout=1"], "dropout"), (["--set", "batch=many"], "batch"), (["--set", "batch"], "batch"), (["--set", "readout=magic"], "readout"),
-                                        (["--config", "nowhere.yaml"], "nowhere.yaml"), (["--box", "15"], "15"), (["--box", "64"], "64"), (["--box", "-2"], "-2"),
-                                        (["--datadir", "nowhere", "--box", "two"], "two"), (["--resume"], "--resume")])
-def test_bad_options(capfd, work, more, word): train(capfd, work, *more, says=[word])
+@pytest.mark.parametrize(
+    "more, word",
+    [
+        (["--set", "dropout=1"], "dropout"),
+        (["--set", "batch=many"], "batch"),
+        (["--set", "batch"], "batch"),
+        (["--set", "readout=magic"], "readout"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["--box", "15"], "15"),
+        (["--box", "64"], "64"),
+        (["--box", "-2"], "-2"),
+        (["--datadir", "nowhere", "--box", "two"], "two"),
+        (["--resume"], "--resume"),
+    ],
+)
+def test_bad_options(capfd, work, more, word):
+    train(capfd, work, *more, says=[word])
 
 
 def test_bad_arguments_are_one_line_too(capfd, work):
-    for argv in ([], ["fly"], ["train"], ["train", "set/particles.star"], ["train", "set/particles.star", "--out", "new", "--minutes", "0"],
-                 ["train", "set/particles.star", "--out", "new", "--minutes", "1", "--epochs", "1"], ["volumes", "run", "--out", "x", "--pc", "0"]): refused(capfd, work, *argv)
+    for argv in (
+        [],
+        ["fly"],
+        ["train"],
+        ["train", "set/particles.star"],
+        ["train", "set/particles.star", "--out", "new", "--minutes", "0"],
+        ["train", "set/particles.star", "--out", "new", "--minutes", "1", "--epochs", "1"],
+        ["volumes", "run", "--out", "x", "--pc", "0"],
+    ):
+        refused(capfd, work, *argv)
 
 
-@pytest.mark.parametrize("argv, word", [(["simulate", "new", "--box", "31"], "31"), (["simulate", "new", "--preset", "nowhere.pdb"], "nowhere.pdb"), (["simulate", "set"], "--overwrite"),
-                                        (["simulate", "new", "--box", "16", "--pixel-size", "0.5"], "box"), (["simulate", "new", "--snr", "-1"], "snr"),
-                                        (["fsc", "nowhere.mrc", "set/truth/vol_000.mrc"], "nowhere.mrc"), (["fsc", "set/truth/vol_000.mrc", "set/particles.mrcs"], "cubic"),
-                                        (["volumes", "nowhere", "--out", "x"], "nowhere"), (["score", "nowhere", "--truth", "set/truth"], "nowhere"), (["report", "nowhere"], "nowhere"),
-                                        (["demo", "--minutes", "0.1"], "--minutes")])
-def test_other_commands_refuse(capfd, work, argv, word): refused(capfd, work, *argv, says=[word])
+@pytest.mark.parametrize(
+    "argv, word",
+    [
+        (["simulate", "new", "--box", "31"], "31"),
+        (["simulate", "new", "--preset", "nowhere.pdb"], "nowhere.pdb"),
+        (["simulate", "set"], "--overwrite"),
+        (["simulate", "new", "--box", "16", "--pixel-size", "0.5"], "box"),
+        (["simulate", "new", "--snr", "-1"], "snr"),
+        (["fsc", "nowhere.mrc", "set/truth/vol_000.mrc"], "nowhere.mrc"),
+        (["fsc", "set/truth/vol_000.mrc", "set/particles.mrcs"], "cubic"),
+        (["volumes", "nowhere", "--out", "x"], "nowhere"),
+        (["score", "nowhere", "--truth", "set/truth"], "nowhere"),
+        (["report", "nowhere"], "nowhere"),
+        (["demo", "--minutes", "0.1"], "--minutes"),
+    ],
+)
+def test_other_commands_refuse(capfd, work, argv, word):
+    refused(capfd, work, *argv, says=[word])
 
 
-@pytest.mark.parametrize("more, word", [(["--particles", "0,120"], "119"), (["--particles", "a"], "'a'"), (["--latents", "nowhere.npy"], "nowhere.npy"), (["--latents", "wide.npy"], "(2, 9)"),
-                                        (["--pc", "99"], "99"), (["--kmeans", "1000"], "1000")])
+@pytest.mark.parametrize(
+    "more, word",
+    [
+        (["--particles", "0,120"], "119"),
+        (["--particles", "a"], "'a'"),
+        (["--latents", "nowhere.npy"], "nowhere.npy"),
+        (["--latents", "wide.npy"], "(2, 9)"),
+        (["--pc", "99"], "99"),
+        (["--kmeans", "1000"], "1000"),
+    ],
+)
 def test_volumes_refuse(capfd, work, base, more, word):
     np.save("wide.npy", np.zeros((2, 9)))
     refused(capfd, work, "volumes", base / "run", "--out", "maps", *more, says=[word])
@@ -190,21 +317,42 @@ def test_volumes_refuse(capfd, work, base, more, word):
 def test_volumes(work, base):
     z = np.load(base / "run" / "latents.npy")
     np.save("some.npy", z[[5, 9]])
-    for name, more, count in (("a", ["--particles", "3,3,7"], 3), ("b", ["--latents", "some.npy"], 2), ("c", ["--pc", "2", "-n", "4"], 4), ("d", ["--kmeans", "3"], 3), ("e", [], 10)):
+    for name, more, count in (
+        ("a", ["--particles", "3,3,7"], 3),
+        ("b", ["--latents", "some.npy"], 2),
+        ("c", ["--pc", "2", "-n", "4"], 4),
+        ("d", ["--kmeans", "3"], 3),
+        ("e", [], 10),
+    ):
         assert main(["volumes", str(base / "run"), "--out", name, *more]) == 0
-        assert np.load(f"{name}/latents.npy").shape == (count, z.shape[1]) and len(list(Path(name).glob("vol_*.mrc"))) == count
+        assert (
+            np.load(f"{name}/latents.npy").shape == (count, z.shape[1])
+            and len(list(Path(name).glob("vol_*.mrc"))) == count
+        )
         assert len(Path(f"{name}/volumes.csv").read_text().splitlines()) == count + 1
-    assert np.allclose(np.load("a/latents.npy"), z[[3, 3, 7]]) and np.allclose(np.load("b/latents.npy"), z[[5, 9]])
+    assert np.allclose(np.load("a/latents.npy"), z[[3, 3, 7]]) and np.allclose(
+        np.load("b/latents.npy"), z[[5, 9]]
+    )
     with mrcfile.open("a/vol_000.mrc", mode="r") as mrc:
-        assert mrc.data.shape == (16, 16, 16) and mrc.is_volume() and abs(float(mrc.voxel_size.x) - 7) < 1e-5 and float(mrc.header.origin.x) == 0
+        assert (
+            mrc.data.shape == (16, 16, 16)
+            and mrc.is_volume()
+            and abs(float(mrc.voxel_size.x) - 7) < 1e-5
+            and float(mrc.header.origin.x) == 0
+        )
     from cryoformer_nb import Run
-    with mrcfile.open("a/vol_002.mrc") as mrc: assert np.allclose(mrc.data, Run.load(base / "run").volume(z[7]), atol=1e-5)
+
+    with mrcfile.open("a/vol_002.mrc") as mrc:
+        assert np.allclose(mrc.data, Run.load(base / "run").volume(z[7]), atol=1e-5)
 
 
 def test_score_report_and_fsc(work, base, capfd):
     assert main(["score", str(base / "run"), "--truth", "set/truth", "-n", "10", "--json"]) == 0
     scores = json.loads(capfd.readouterr().out)
-    assert -1 <= scores["mean_fsc"] <= scores["ceiling"] + 0.2 <= 1.2 and len(scores["particles"]) == 10
+    assert (
+        -1 <= scores["mean_fsc"] <= scores["ceiling"] + 0.2 <= 1.2
+        and len(scores["particles"]) == 10
+    )
     assert main(["report", str(base / "run"), "--out", "page.html", "--truth", "set/truth"]) == 0
     page = Path("page.html").read_text(encoding="utf-8")
     assert "Plotly.newPlot" in page and 'id="latent"' in page
@@ -220,19 +368,25 @@ def test_half_sets(work, capfd):
         assert len(np.load(f"halves/half{k}/latents.npy")) == (subsets == k).sum()
         assert Path(f"halves/half{k}.mrc").exists()
     assert "half sets agree" in capfd.readouterr().out
-    assert main(["report", "halves"]) == 0 and "half maps" in Path("halves/report.html").read_text(encoding="utf-8")
+    assert main(["report", "halves"]) == 0 and "half maps" in Path("halves/report.html").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_resume_goes_on(work, base):
     shutil.copytree(base / "run", "run")
     assert main(["train", "set/particles.star", "--out", "run", "--resume", "--epochs", "2"]) == 0
     from cryoformer_nb import Run
+
     assert Run.load("run").checkpoint["step"] == 2 * Run.load(base / "run").checkpoint["step"]
 
 
 def test_interrupt(work, monkeypatch, capfd):
     import cryoformer_nb.training.training as training
-    def interrupted(*args, **kwargs): raise KeyboardInterrupt
+
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
     monkeypatch.setattr(training, "train", interrupted)
     assert main(["train", "set/particles.star", "--out", "new", *SMALL]) == 130
     assert "--resume" in capfd.readouterr().err
@@ -240,40 +394,104 @@ def test_interrupt(work, monkeypatch, capfd):
 
 def test_bugs_are_not_hidden(work, monkeypatch):
     import cryoformer_nb.training.training as training
-    def broken(*args, **kwargs): raise ZeroDivisionError
+
+    def broken(*args, **kwargs):
+        raise ZeroDivisionError
+
     monkeypatch.setattr(training, "train", broken)
-    with pytest.raises(ZeroDivisionError): main(["train", "set/particles.star", "--out", "new", *SMALL])
+    with pytest.raises(ZeroDivisionError):
+        main(["train", "set/particles.star", "--out", "new", *SMALL])
 
 
 @pytest.fixture
 def small_disk(tmp_path):
     "A file system of 200 kB."
-    place = tmp_path / "disk"; place.mkdir()
-    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", place], capture_output=True).returncode: pytest.skip("mounting a small file system needs the rights of root")
-    try: yield place
-    finally: subprocess.run(["umount", "-l", place], check=True)
+    place = tmp_path / "disk"
+    place.mkdir()
+    if (
+        os.geteuid()
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", place], capture_output=True
+        ).returncode
+    ):
+        pytest.skip("mounting a small file system needs the rights of root")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", place], check=True)
 
 
 def test_full_disk(capfd, base, small_disk):
-    refused(capfd, small_disk, "simulate", small_disk / "set", "-n", "2000", "--box", "16", "--pixel-size", "7", says=["No space left"])
-    for argv in (["volumes", base / "run", "--out", small_disk / "maps", "-n", "40"], ["report", base / "run", "--out", small_disk / "report.html"]):
+    refused(
+        capfd,
+        small_disk,
+        "simulate",
+        small_disk / "set",
+        "-n",
+        "2000",
+        "--box",
+        "16",
+        "--pixel-size",
+        "7",
+        says=["No space left"],
+    )
+    for argv in (
+        ["volumes", base / "run", "--out", small_disk / "maps", "-n", "40"],
+        ["report", base / "run", "--out", small_disk / "report.html"],
+    ):
         before = tree(small_disk)
         status = main([str(a) for a in argv])
-        assert status == 2 and "No space left" in capfd.readouterr().err and tree(small_disk) == before
+        assert (
+            status == 2 and "No space left" in capfd.readouterr().err and tree(small_disk) == before
+        )
 
 
 def test_full_disk_while_training(capfd, base, small_disk):
     "The line says what to do, and what is left is no result: no latents, no half checkpoint."
-    assert main(["train", str(base / "set" / "particles.star"), "--out", str(small_disk / "run"), *SMALL]) == 2
+    assert (
+        main(
+            [
+                "train",
+                str(base / "set" / "particles.star"),
+                "--out",
+                str(small_disk / "run"),
+                *SMALL,
+            ]
+        )
+        == 2
+    )
     lines = capfd.readouterr().err.splitlines()
-    assert [line for line in lines if "cryoformer: error" in line and ("No space left" in line or "free disk space" in line)], lines
-    assert not [p for p in small_disk.rglob("*") if ".tmp" in p.name] and not (small_disk / "run" / "checkpoint.pt").exists()
+    assert [
+        line
+        for line in lines
+        if "cryoformer: error" in line and ("No space left" in line or "free disk space" in line)
+    ], lines
+    assert (
+        not [p for p in small_disk.rglob("*") if ".tmp" in p.name]
+        and not (small_disk / "run" / "checkpoint.pt").exists()
+    )
 
 
 def run(*argv, cwd):
     "The installed command in a process of its own."
     command = Path(sys.executable).with_name("cryoformer")
-    return subprocess.run([*([command] if command.exists() else [sys.executable, "-c", "import sys; from cryoformer_nb.command.cli import main; sys.exit(main())"]), *argv], cwd=cwd, capture_output=True, text=True)
+    return subprocess.run(
+        [
+            *(
+                [command]
+                if command.exists()
+                else [
+                    sys.executable,
+                    "-c",
+                    "import sys; from cryoformer_nb.command.cli import main; sys.exit(main())",
+                ]
+            ),
+            *argv,
+        ],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+    )
 
 
 def test_the_installed_command(work):
@@ -292,6 +510,9 @@ def test_demo_in_one_minute(tmp_path):
     scores = json.loads((tmp_path / "demo" / "score.json").read_text())
     assert scores["mean_fsc"] > 0.6 and len(scores["fsc_curve"]) == 17
     page = (tmp_path / "demo" / "report.html").read_text(encoding="utf-8")
-    assert all(f'id="{name}"' in page for name in ("latent", "maps", "fsc", "flexibility", "loss")) and len(page) < 12e6
+    assert (
+        all(f'id="{name}"' in page for name in ("latent", "maps", "fsc", "flexibility", "loss"))
+        and len(page) < 12e6
+    )
     again = run("demo", "--minutes", "1", "--out", "demo", cwd=tmp_path)
     assert again.returncode == 2 and "--overwrite" in again.stderr

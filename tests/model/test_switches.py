@@ -1,4 +1,5 @@
 """Every combination of switches that Config accepts trains a step, the main ones learn, and every one that it refuses is a clear error."""
+
 import json
 from dataclasses import replace
 from itertools import product
@@ -8,45 +9,75 @@ import pytest
 import torch
 
 from cryoformer_nb.command.cli import main
-from cryoformer_nb.model.config import PRESETS, Config
-from cryoformer_nb.particles.consensus import consensus
 from cryoformer_nb.core.conventions import InputError
 from cryoformer_nb.core.fourier import frequencies
-from cryoformer_nb.training.losses import image_loss
-from cryoformer_nb.particles.particles import load_particles
 from cryoformer_nb.core.rotations import rotvec_to_matrix
 from cryoformer_nb.imaging.simulator import simulate
+from cryoformer_nb.model.config import PRESETS, Config
+from cryoformer_nb.particles.consensus import consensus
+from cryoformer_nb.particles.particles import load_particles
+from cryoformer_nb.training.losses import image_loss
 from cryoformer_nb.training.training import Run, Trainer, train
 
-TINY = Config(levels=2, log2_table=8, base_resolution=4, hidden=8, blocks=1, queries=2, encoder_width=16, encoder_layers=2, batch=4)
-SWITCHES = dict(domain=("real", "fourier"), projector=("splat", "slice", "ray"), deformation_blocks=(True, False), spatial_attention=(True, False), queries=(2, 5),
-                readout=("dot", "ffn"), interpolation=("trilinear", "nearest"), encoder=("canonical", "image"), poses=("given", "refine", "table", "residual", "encoder"))
+TINY = Config(
+    levels=2,
+    log2_table=8,
+    base_resolution=4,
+    hidden=8,
+    blocks=1,
+    queries=2,
+    encoder_width=16,
+    encoder_layers=2,
+    batch=4,
+)
+SWITCHES = dict(
+    domain=("real", "fourier"),
+    projector=("splat", "slice", "ray"),
+    deformation_blocks=(True, False),
+    spatial_attention=(True, False),
+    queries=(2, 5),
+    readout=("dot", "ffn"),
+    interpolation=("trilinear", "nearest"),
+    encoder=("canonical", "image"),
+    poses=("given", "refine", "table", "residual", "encoder"),
+)
 
 
 def combinations(**switches):
     "What Config accepts of the product of these values, and how many it refused."
     accepted, refused = [], 0
     for values in product(*switches.values()):
-        try: accepted.append(replace(TINY, **dict(zip(switches, values))))
-        except InputError: refused += 1
+        try:
+            accepted.append(replace(TINY, **dict(zip(switches, values))))
+        except InputError:
+            refused += 1
     return accepted, refused
 
 
 def set_of(folder, box, n):
-    particles = load_particles(simulate(folder, n=n, box=box, pixel_size=112 / box, snr=0.5, seed=3))
+    particles = load_particles(
+        simulate(folder, n=n, box=box, pixel_size=112 / box, snr=0.5, seed=3)
+    )
     return particles, consensus(particles)
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory): return set_of(tmp_path_factory.mktemp("sets") / "tiny", 16, 60)
+def tiny(tmp_path_factory):
+    return set_of(tmp_path_factory.mktemp("sets") / "tiny", 16, 60)
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory): return set_of(tmp_path_factory.mktemp("sets") / "small", 24, 400)
+def small(tmp_path_factory):
+    return set_of(tmp_path_factory.mktemp("sets") / "small", 24, 400)
 
 
 def short(config) -> str:
-    return " ".join(f"{k}={getattr(config, k)}" for k in SWITCHES if getattr(config, k) != getattr(TINY, k)) or "defaults"
+    return (
+        " ".join(
+            f"{k}={getattr(config, k)}" for k in SWITCHES if getattr(config, k) != getattr(TINY, k)
+        )
+        or "defaults"
+    )
 
 
 def step(data, config):
@@ -65,60 +96,145 @@ def check_step(data, config):
     loss, gradients = step(data, config)
     assert np.isfinite(loss), short(config)
     for name, gradient in gradients.items():
-        assert gradient is not None and torch.isfinite(gradient).all(), f"{short(config)}: {name} has no finite gradient"
-        assert gradient.abs().max() > 0 or still(name, config), f"{short(config)}: {name} has no gradient"
+        assert gradient is not None and torch.isfinite(gradient).all(), (
+            f"{short(config)}: {name} has no finite gradient"
+        )
+        assert gradient.abs().max() > 0 or still(name, config), (
+            f"{short(config)}: {name} has no gradient"
+        )
 
 
 @pytest.mark.parametrize("encoder", SWITCHES["encoder"])
-@pytest.mark.parametrize("domain, projector", [("real", "splat"), ("real", "slice"), ("real", "ray"), ("fourier", "slice")])
+@pytest.mark.parametrize(
+    "domain, projector",
+    [("real", "splat"), ("real", "slice"), ("real", "ray"), ("fourier", "slice")],
+)
 def test_every_combination_trains_a_step(tiny, domain, projector, encoder):
-    accepted, refused = combinations(**SWITCHES | dict(domain=(domain,), projector=(projector,), encoder=(encoder,), poses=("given",)))
+    accepted, refused = combinations(
+        **SWITCHES
+        | dict(domain=(domain,), projector=(projector,), encoder=(encoder,), poses=("given",))
+    )
     assert len(accepted) == 32 and refused == 0
-    for config in accepted: check_step(tiny, config)
+    for config in accepted:
+        check_step(tiny, config)
 
 
 @pytest.mark.parametrize("poses", SWITCHES["poses"][1:])
 def test_every_way_to_treat_poses_trains_a_step(tiny, poses):
-    accepted, _ = combinations(domain=("real", "fourier"), projector=("splat", "slice", "ray"), encoder=("canonical", "image"), deformation_blocks=(True, False), poses=(poses,))
+    accepted, _ = combinations(
+        domain=("real", "fourier"),
+        projector=("splat", "slice", "ray"),
+        encoder=("canonical", "image"),
+        deformation_blocks=(True, False),
+        poses=(poses,),
+    )
     assert len(accepted) == (4 if poses == "refine" else 16)
-    for config in accepted: check_step(tiny, config)
+    for config in accepted:
+        check_step(tiny, config)
 
 
 def test_what_is_refused_of_the_product():
     "In Fourier space an image is a slice; Newton steps on poses are made of splats. Nothing else."
     accepted, refused = combinations(**SWITCHES)
-    allowed = [(d, p, r) for d, p, r in product(SWITCHES["domain"], SWITCHES["projector"], SWITCHES["poses"]) if (d == "real" or p == "slice") and (r != "refine" or p == "splat")]
+    allowed = [
+        (d, p, r)
+        for d, p, r in product(SWITCHES["domain"], SWITCHES["projector"], SWITCHES["poses"])
+        if (d == "real" or p == "slice") and (r != "refine" or p == "splat")
+    ]
     assert len(accepted) == 64 * len(allowed) and refused == 64 * (30 - len(allowed))
 
 
-@pytest.mark.parametrize("change", [dict(queries=9), dict(blocks=3), dict(heads=1), dict(heads=8), dict(channels=4), dict(tokens=1), dict(latent_dim=1), dict(levels=1), dict(features=1),
-                                    dict(features=8), dict(log2_table=4), dict(finest_resolution=4), dict(finest_resolution=40), dict(encoder_layers=1), dict(encoder="image", encoder_layers=1),
-                                    dict(hidden=4)], ids=lambda c: " ".join(f"{k}={v}" for k, v in c.items()))
-def test_sizes_train_a_step(tiny, change): check_step(tiny, replace(TINY, **change))
+@pytest.mark.parametrize(
+    "change",
+    [
+        dict(queries=9),
+        dict(blocks=3),
+        dict(heads=1),
+        dict(heads=8),
+        dict(channels=4),
+        dict(tokens=1),
+        dict(latent_dim=1),
+        dict(levels=1),
+        dict(features=1),
+        dict(features=8),
+        dict(log2_table=4),
+        dict(finest_resolution=4),
+        dict(finest_resolution=40),
+        dict(encoder_layers=1),
+        dict(encoder="image", encoder_layers=1),
+        dict(hidden=4),
+    ],
+    ids=lambda c: " ".join(f"{k}={v}" for k, v in c.items()),
+)
+def test_sizes_train_a_step(tiny, change):
+    check_step(tiny, replace(TINY, **change))
 
 
-@pytest.mark.parametrize("change", [dict(), dict(readout="ffn", interpolation="nearest"), dict(projector="slice", domain="fourier")], ids=lambda c: " ".join(map(str, c.values())) or "defaults")
-def test_4096_queries_train_a_step(small, change): check_step(small, replace(TINY, queries=16, batch=2, **change))
+@pytest.mark.parametrize(
+    "change",
+    [
+        dict(),
+        dict(readout="ffn", interpolation="nearest"),
+        dict(projector="slice", domain="fourier"),
+    ],
+    ids=lambda c: " ".join(map(str, c.values())) or "defaults",
+)
+def test_4096_queries_train_a_step(small, change):
+    check_step(small, replace(TINY, queries=16, batch=2, **change))
 
 
 def test_the_paper_preset_trains_a_step(small):
     paper = Config.preset("paper")
-    assert (paper.queries, paper.encoder, paper.encoder_width, paper.encoder_layers, paper.readout, paper.interpolation, paper.projector) == (16, "image", 128, 10, "ffn", "nearest", "ray")
+    assert (
+        paper.queries,
+        paper.encoder,
+        paper.encoder_width,
+        paper.encoder_layers,
+        paper.readout,
+        paper.interpolation,
+        paper.projector,
+    ) == (16, "image", 128, 10, "ffn", "nearest", "ray")
     check_step(small, replace(paper, batch=2))
 
 
-MAIN = [dict(), dict(projector="slice"), dict(projector="ray"), dict(domain="fourier", projector="slice"), dict(deformation_blocks=False), dict(spatial_attention=False), dict(readout="ffn"),
-        dict(interpolation="nearest"), dict(encoder="image"), dict(domain="fourier", projector="slice", deformation_blocks=False), dict(queries=8)]
+MAIN = [
+    dict(),
+    dict(projector="slice"),
+    dict(projector="ray"),
+    dict(domain="fourier", projector="slice"),
+    dict(deformation_blocks=False),
+    dict(spatial_attention=False),
+    dict(readout="ffn"),
+    dict(interpolation="nearest"),
+    dict(encoder="image"),
+    dict(domain="fourier", projector="slice", deformation_blocks=False),
+    dict(queries=8),
+]
 
-@pytest.mark.parametrize("change", MAIN, ids=lambda c: " ".join(f"{k}={v}" for k, v in c.items()) or "defaults")
+
+@pytest.mark.parametrize(
+    "change", MAIN, ids=lambda c: " ".join(f"{k}={v}" for k, v in c.items()) or "defaults"
+)
 def test_the_main_ones_learn(small, change):
     torch.manual_seed(0)
     trainer = Trainer(small[0], replace(TINY, batch=16, encoder_width=32, **change), small[1])
     y, R, t, h = trainer.batch(np.arange(200))
+
     def loss():
-        with torch.no_grad(): return image_loss(trainer.model.predict(trainer.model.encode(y, R, t, h), R, t, h), y, trainer.weights).mean().item()
+        with torch.no_grad():
+            return (
+                image_loss(
+                    trainer.model.predict(trainer.model.encode(y, R, t, h), R, t, h),
+                    y,
+                    trainer.weights,
+                )
+                .mean()
+                .item()
+            )
+
     before = loss()
-    for _ in range(30): trainer.advance(0.3)
+    for _ in range(30):
+        trainer.advance(0.3)
     assert loss() < before - 1e-3
 
 
@@ -139,54 +255,165 @@ def test_projectors_agree_on_the_gradient(small, projector):
         assert agreement > 0.95, f"{name}: {agreement:.3f}"
 
 
-@pytest.mark.parametrize("change", [dict(domain="fourier", projector="slice"), dict(deformation_blocks=False), dict(readout="ffn", spatial_attention=False)])
+@pytest.mark.parametrize(
+    "change",
+    [
+        dict(domain="fourier", projector="slice"),
+        dict(deformation_blocks=False),
+        dict(readout="ffn", spatial_attention=False),
+    ],
+)
 def test_a_run_of_each_kind_is_written_resumed_and_read(small, tmp_path, change):
     "A run folder answers for its volumes; in every domain they are maps in the units of the images."
     config = replace(TINY, batch=16, **change)
     run = train(small[0], tmp_path / "run", epochs=2, config=config, progress=False)
     again = Run.load(tmp_path / "run")
-    assert again.config == config and np.array_equal(again.volume(run.latents[0]), run.volume(run.latents[0]))
-    assert np.corrcoef(run.mean.ravel(), (small[1].volume * small[1].support).numpy().ravel())[0, 1] > 0.8
-    assert len(train(small[0], tmp_path / "run", epochs=3, resume=True, progress=False).history) >= len(run.history)
+    assert again.config == config and np.array_equal(
+        again.volume(run.latents[0]), run.volume(run.latents[0])
+    )
+    assert (
+        np.corrcoef(run.mean.ravel(), (small[1].volume * small[1].support).numpy().ravel())[0, 1]
+        > 0.8
+    )
+    assert len(
+        train(small[0], tmp_path / "run", epochs=3, resume=True, progress=False).history
+    ) >= len(run.history)
 
 
-REFUSED = {"domain=fourier": "projector=slice with domain=fourier", "domain=fourier projector=ray": "found projector=ray", "heads=3": "multiple of heads", "queries=1": "queries from 2 to 16, found 1",
-           "queries=17": "queries from 2 to 16", "queries=16 heads=4": "multiple of 4 channels a head", "finest_resolution=8": "at least base_resolution=16", "log2_table=3": "log2_table from 4 to 24",
-           "log2_table=25": "log2_table from 4 to 24", "levels=0": "levels from 1", "features=9": "features from 1 to 8", "blocks=0": "blocks from 1", "deformation_blocks=maybe": "on or off",
-           "deformation_blocks=2": "on or off", "readout=linear": "dot, ffn", "interpolation=cubic": "trilinear, nearest", "projector=sum": "splat, slice, ray", "encoder=cnn": "canonical, image",
-           "domain=real2": "real, fourier", "queries=2.5": "expected int", "encoder_layers=-1": "encoder_layers from 0", "poses=refine projector=slice": "projector=splat with poses=refine"}
+REFUSED = {
+    "domain=fourier": "projector=slice with domain=fourier",
+    "domain=fourier projector=ray": "found projector=ray",
+    "heads=3": "multiple of heads",
+    "queries=1": "queries from 2 to 16, found 1",
+    "queries=17": "queries from 2 to 16",
+    "queries=16 heads=4": "multiple of 4 channels a head",
+    "finest_resolution=8": "at least base_resolution=16",
+    "log2_table=3": "log2_table from 4 to 24",
+    "log2_table=25": "log2_table from 4 to 24",
+    "levels=0": "levels from 1",
+    "features=9": "features from 1 to 8",
+    "blocks=0": "blocks from 1",
+    "deformation_blocks=maybe": "on or off",
+    "deformation_blocks=2": "on or off",
+    "readout=linear": "dot, ffn",
+    "interpolation=cubic": "trilinear, nearest",
+    "projector=sum": "splat, slice, ray",
+    "encoder=cnn": "canonical, image",
+    "domain=real2": "real, fourier",
+    "queries=2.5": "expected int",
+    "encoder_layers=-1": "encoder_layers from 0",
+    "poses=refine projector=slice": "projector=splat with poses=refine",
+}
+
 
 @pytest.mark.parametrize("settings", REFUSED)
 def test_what_is_not_accepted_is_a_clear_error(settings):
-    with pytest.raises(InputError, match=REFUSED[settings]) as error: Config().updated(settings.split())
+    with pytest.raises(InputError, match=REFUSED[settings]) as error:
+        Config().updated(settings.split())
     assert "\n" not in str(error.value) and "found" in str(error.value)
 
 
 def test_a_hash_grid_that_does_not_fit_the_box(tiny):
-    with pytest.raises(InputError, match="2 <= base <= finest.*found 16, 64, 16"): Trainer(tiny[0], Config(base_resolution=64), tiny[1])
+    with pytest.raises(InputError, match="2 <= base <= finest.*found 16, 64, 16"):
+        Trainer(tiny[0], Config(base_resolution=64), tiny[1])
 
 
 def test_switches_on_the_command_line(small, tmp_path, capfd):
     star = str(small[0].path)
     assert main(["train", star, "--out", str(tmp_path / "a"), "--set", "domain=fourier"]) == 2
     assert capfd.readouterr().err.count("\n") == 1 and not (tmp_path / "a").exists()
-    tiny = [f"{k}={getattr(TINY, k)}" for k in ("levels", "log2_table", "base_resolution", "hidden", "blocks", "encoder_width", "encoder_layers")]
-    assert main(["train", star, "--out", str(tmp_path / "b"), "--epochs", "0.2", "-q", "--config", "paper", "--set", "queries=3", "projector=splat", "spatial_attention=off", *tiny]) == 0
+    tiny = [
+        f"{k}={getattr(TINY, k)}"
+        for k in (
+            "levels",
+            "log2_table",
+            "base_resolution",
+            "hidden",
+            "blocks",
+            "encoder_width",
+            "encoder_layers",
+        )
+    ]
+    assert (
+        main(
+            [
+                "train",
+                star,
+                "--out",
+                str(tmp_path / "b"),
+                "--epochs",
+                "0.2",
+                "-q",
+                "--config",
+                "paper",
+                "--set",
+                "queries=3",
+                "projector=splat",
+                "spatial_attention=off",
+                *tiny,
+            ]
+        )
+        == 0
+    )
     config = Run.load(tmp_path / "b").config
-    assert (config.latent_dim, config.queries, config.spatial_attention, config.projector, config.readout) == (PRESETS["paper"]["latent_dim"], 3, False, "splat", "ffn")
-    assert main(["train", star, "--out", str(tmp_path / "c"), "--config", "papers"]) == 2 and "papers" in capfd.readouterr().err
+    assert (
+        config.latent_dim,
+        config.queries,
+        config.spatial_attention,
+        config.projector,
+        config.readout,
+    ) == (PRESETS["paper"]["latent_dim"], 3, False, "splat", "ffn")
+    assert (
+        main(["train", star, "--out", str(tmp_path / "c"), "--config", "papers"]) == 2
+        and "papers" in capfd.readouterr().err
+    )
 
 
 def test_the_ablation_of_the_command_line(monkeypatch, tmp_path, capfd):
     "The command passes its options on; the table itself is made in notebook 64."
     import cryoformer_nb.bench.ablation as module
-    def tiny(size, out, seeds, config, show): return real(size, out, seeds, replace(TINY, seed=config.seed), show, {"full model": {}, "Fourier domain": module.VARIANTS["Fourier domain"]}, n=120, box=24, epochs=1)
+
+    def tiny(size, out, seeds, config, show):
+        return real(
+            size,
+            out,
+            seeds,
+            replace(TINY, seed=config.seed),
+            show,
+            {"full model": {}, "Fourier domain": module.VARIANTS["Fourier domain"]},
+            n=120,
+            box=24,
+            epochs=1,
+        )
+
     real = module.ablation
     monkeypatch.setattr(module, "ablation", tiny)
-    assert main(["benchmark", "ablation", "--small", "--seeds", "2", "--seed", "5", "--out", str(tmp_path)]) == 0
+    assert (
+        main(
+            [
+                "benchmark",
+                "ablation",
+                "--small",
+                "--seeds",
+                "2",
+                "--seed",
+                "5",
+                "--out",
+                str(tmp_path),
+            ]
+        )
+        == 0
+    )
     out, err = capfd.readouterr()
     assert "| Fourier domain |" in out and "±" in out and "Fourier domain" in err
     rows = json.loads((tmp_path / "ablation.json").read_text())["rows"]
-    assert [[r["seed"] for r in row["runs"]] for row in rows] == [[5, 6], [5, 6]] and "| full model |" in (tmp_path / "ablation.md").read_text()
+    assert [[r["seed"] for r in row["runs"]] for row in rows] == [
+        [5, 6],
+        [5, 6],
+    ] and "| full model |" in (tmp_path / "ablation.md").read_text()
     monkeypatch.undo()
-    if not torch.cuda.is_available(): assert main(["benchmark", "ablation", "--full"]) == 2 and "expected a GPU" in capfd.readouterr().err
+    if not torch.cuda.is_available():
+        assert (
+            main(["benchmark", "ablation", "--full"]) == 2
+            and "expected a GPU" in capfd.readouterr().err
+        )

@@ -1,4 +1,5 @@
 """The recipes of datasets/: what their READMEs say is what runs, from files to a report, at the small size."""
+
 import json
 import shlex
 from pathlib import Path
@@ -11,7 +12,18 @@ from cryoformer_nb.particles.particles import load_particles
 from cryoformer_nb.particles.recipes import RECIPES, commands, stand_in
 
 DATASETS = Path(__file__).resolve().parents[2] / "datasets"
-QUICK = ["--epochs", "0.1", "--quiet", "--set", "batch=8", "queries=2", "levels=4", "hidden=16", "encoder_width=16", "encoder_layers=2"]
+QUICK = [
+    "--epochs",
+    "0.1",
+    "--quiet",
+    "--set",
+    "batch=8",
+    "queries=2",
+    "levels=4",
+    "hidden=16",
+    "encoder_width=16",
+    "encoder_layers=2",
+]
 
 
 def run(line: str, *more) -> int:
@@ -24,7 +36,8 @@ def run(line: str, *more) -> int:
 def test_readme_has_the_commands_of_the_recipe(name):
     text = (DATASETS / name / "README.md").read_text(encoding="utf-8")
     data = f"data/{name}" if not RECIPES[name].reads else "data"
-    for line in commands(name, data, f"runs/{name}"): assert line in text, f"datasets/{name}/README.md lacks: {line}"
+    for line in commands(name, data, f"runs/{name}"):
+        assert line in text, f"datasets/{name}/README.md lacks: {line}"
     assert f"({name}/README.md)" in (DATASETS / "README.md").read_text(encoding="utf-8")
 
 
@@ -38,19 +51,37 @@ def test_deposited_set_from_files_to_report(name, tmp_path, capsys):
     train, volumes, report = commands(name, data, tmp_path / "run", small=True)
     assert run(train.replace("--box 64", "--box 32"), *QUICK) == 0, capsys.readouterr().err
     assert run(volumes, "-n", 2, "--quiet") == 0 and run(report) == 0
-    p = load_particles(tmp_path / "run" / "poses.star", datadir=data / "10028/data/Particles" if "10028" in name else data / "10180/data" if "10180" in name else data)
-    assert len(p) == len(np.load(tmp_path / "run" / "latents.npy")) == (300 if "10345" in name else 150) and p.sign == -1
+    p = load_particles(
+        tmp_path / "run" / "poses.star",
+        datadir=data / "10028/data/Particles"
+        if "10028" in name
+        else data / "10180/data"
+        if "10180" in name
+        else data,
+    )
+    assert (
+        len(p)
+        == len(np.load(tmp_path / "run" / "latents.npy"))
+        == (300 if "10345" in name else 150)
+        and p.sign == -1
+    )
     assert (tmp_path / "run" / "report.html").stat().st_size > 1000
 
 
 @pytest.mark.parametrize("name", [name for name, r in RECIPES.items() if r.snr])
 def test_simulated_set_from_command_to_score(name, tmp_path, capsys, monkeypatch):
-    if RECIPES[name].structures: stand_in(name, tmp_path)
+    if RECIPES[name].structures:
+        stand_in(name, tmp_path)
     monkeypatch.chdir(tmp_path)
     simulate, train, score, volumes, report = commands(name, "set", "run", small=True)
     assert run(simulate, "-n", 40, "--box", 32) == 0, capsys.readouterr().err
     assert "40 particles of 32 px" in capsys.readouterr().out
-    assert run(train, *QUICK) == 0 and run(score, "-n", 4) == 0 and run(volumes, "-n", 2, "--quiet") == 0 and run(report) == 0
+    assert (
+        run(train, *QUICK) == 0
+        and run(score, "-n", 4) == 0
+        and run(volumes, "-n", 2, "--quiet") == 0
+        and run(report) == 0
+    )
     p = load_particles("set/particles.star")
     assert p.pixel_size * p.box == pytest.approx(RECIPES[name].pixel_size * RECIPES[name].box)
 
@@ -58,38 +89,84 @@ def test_simulated_set_from_command_to_score(name, tmp_path, capsys, monkeypatch
 def test_sizes_of_the_paper_are_the_defaults(tmp_path, monkeypatch):
     "Without making them: what would be simulated."
     import cryoformer_nb.particles.recipes as recipes
+
     asked = []
-    monkeypatch.setattr(recipes, "simulate_motion", lambda out, a, b, frames, **options: asked.append(options | dict(frames=frames)))
+    monkeypatch.setattr(
+        recipes,
+        "simulate_motion",
+        lambda out, a, b, frames, **options: asked.append(options | dict(frames=frames)),
+    )
     files = [stand_in("pedv", tmp_path) / f"{entry}.cif" for entry in RECIPES["pedv"].structures]
     recipes.recipe("pedv", tmp_path / "x", files)
     recipes.recipe("pedv", tmp_path / "x", files, small=True, snr=0.001, n=None)
-    assert asked[0] == dict(n=50000, box=128, pixel_size=1.6, snr=0.1, frames=50) and asked[1] == dict(n=4000, box=64, pixel_size=3.2, snr=0.001, frames=50)
+    assert asked[0] == dict(n=50000, box=128, pixel_size=1.6, snr=0.1, frames=50) and asked[
+        1
+    ] == dict(n=4000, box=64, pixel_size=3.2, snr=0.001, frames=50)
 
 
 def test_pedv_on_two_real_structures(shared, tmp_path, capsys):
     "Any two states go through the same command; adenylate kinase stands in here."
     out = tmp_path / "set"
-    ends = ["--from", str(shared("structures/adk_open.pdb")), "--to", str(shared("structures/adk_closed.pdb"))]
-    assert main(["simulate", str(out), "--preset", "pedv", *ends, "--small", "-n", "30", "--frames", "5", "--snr", "0.01"]) == 0
-    assert "3 parts" in capsys.readouterr().out and len(json.loads((out / "truth/motion.json").read_text())["domains"]) == 3
+    ends = [
+        "--from",
+        str(shared("structures/adk_open.pdb")),
+        "--to",
+        str(shared("structures/adk_closed.pdb")),
+    ]
+    assert (
+        main(
+            [
+                "simulate",
+                str(out),
+                "--preset",
+                "pedv",
+                *ends,
+                "--small",
+                "-n",
+                "30",
+                "--frames",
+                "5",
+                "--snr",
+                "0.01",
+            ]
+        )
+        == 0
+    )
+    assert (
+        "3 parts" in capsys.readouterr().out
+        and len(json.loads((out / "truth/motion.json").read_text())["domains"]) == 3
+    )
     assert load_particles(out / "particles.star", invert=False).pixel_size == 3.2
 
 
 def test_missing_structures_and_wrong_options_are_refused(tmp_path, capsys):
     def refused(*words):
-        assert main(["simulate", str(tmp_path / "x"), *words]) == 2 and not (tmp_path / "x").exists()
+        assert (
+            main(["simulate", str(tmp_path / "x"), *words]) == 2 and not (tmp_path / "x").exists()
+        )
         message = capsys.readouterr().err
         assert message.count("\n") == 1 and "expected" in message and "found" in message
         return message
-    assert "curl -O https://files.rcsb.org/download/7W6M.cif" in refused("--preset", "pedv", "--small")
-    assert "no nowhere.cif" in refused("--preset", "pedv", "--from", "nowhere.cif", "--to", "other.cif")
+
+    assert "curl -O https://files.rcsb.org/download/7W6M.cif" in refused(
+        "--preset", "pedv", "--small"
+    )
+    assert "no nowhere.cif" in refused(
+        "--preset", "pedv", "--from", "nowhere.cif", "--to", "other.cif"
+    )
     assert "datasets/empiar_10028/README.md" in refused("--preset", "empiar_10028")
     assert "--small" in refused("--small") and "--small" in refused("--preset", "arm", "--small")
-    assert "one_d_motion" in refused("--preset", "one_d_motion", "--from", __file__, "--to", __file__)
+    assert "one_d_motion" in refused(
+        "--preset", "one_d_motion", "--from", __file__, "--to", __file__
+    )
 
 
 def test_table_of_the_paper_is_refused_before_anything_is_made(capsys):
-    for words, found in ((["table1", "--full"], "7W6M.cif"), (["table1", "--small", "--from", __file__], "--to"), (["table1", "--small", "--full"], "not allowed")):
+    for words, found in (
+        (["table1", "--full"], "7W6M.cif"),
+        (["table1", "--small", "--from", __file__], "--to"),
+        (["table1", "--small", "--full"], "not allowed"),
+    ):
         assert main(["benchmark", *words]) == 2
         message = capsys.readouterr().err
         assert found in message and message.count("\n") <= 2

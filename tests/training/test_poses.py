@@ -1,27 +1,47 @@
 """Poses that are learnt: each way trains, refinement approaches the truth, what is written can be read, a resumed refinement is the uninterrupted one."""
+
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from cryoformer_nb.command.cli import main
-from cryoformer_nb.model.config import Config
-from cryoformer_nb.core.conventions import InputError
-from cryoformer_nb.training.losses import pose_loss
 from cryoformer_nb.analysis.metrics import pose_error
-from cryoformer_nb.particles.particles import load_particles
-from cryoformer_nb.show.pose_view import show_poses
+from cryoformer_nb.command.cli import main
+from cryoformer_nb.core.conventions import InputError
 from cryoformer_nb.core.rotations import geodesic_angle
 from cryoformer_nb.imaging.simulator import simulate
+from cryoformer_nb.model.config import Config
+from cryoformer_nb.particles.particles import load_particles
+from cryoformer_nb.show.pose_view import show_poses
+from cryoformer_nb.training.losses import pose_loss
 from cryoformer_nb.training.training import train
 
-SMALL = Config(levels=4, log2_table=10, blocks=1, hidden=16, encoder_width=32, pose_shift_px=3.5, pose_updates=2)
+SMALL = Config(
+    levels=4,
+    log2_table=10,
+    blocks=1,
+    hidden=16,
+    encoder_width=32,
+    pose_shift_px=3.5,
+    pose_updates=2,
+)
 
 
 @pytest.fixture(scope="module")
 def star(tmp_path_factory):
-    return simulate(tmp_path_factory.mktemp("poses") / "spike", "spike", n=700, box=32, snr=0.3, pixel_size=5.0, shift_px=3, pose_noise=0.1, shift_noise_px=2.5, seed=2)
+    return simulate(
+        tmp_path_factory.mktemp("poses") / "spike",
+        "spike",
+        n=700,
+        box=32,
+        snr=0.3,
+        pixel_size=5.0,
+        shift_px=3,
+        pose_noise=0.1,
+        shift_noise_px=2.5,
+        seed=2,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +51,13 @@ def truth(star):
 
 @pytest.fixture(scope="module")
 def refined(star, tmp_path_factory):
-    return train(star, tmp_path_factory.mktemp("runs") / "refine", epochs=3, config=replace(SMALL, poses="refine"), progress=False)
+    return train(
+        star,
+        tmp_path_factory.mktemp("runs") / "refine",
+        epochs=3,
+        config=replace(SMALL, poses="refine"),
+        progress=False,
+    )
 
 
 def errors(poses, truth):
@@ -47,16 +73,27 @@ def test_refinement_approaches_the_truth(star, truth, refined):
 
 def test_star_file_holds_the_refined_poses(star, refined):
     again = load_particles(refined.path / "poses.star", datadir=star.parent)
-    assert geodesic_angle(again.rotations.double(), torch.as_tensor(refined.poses[0]).double()).max() < 1e-3
+    assert (
+        geodesic_angle(again.rotations.double(), torch.as_tensor(refined.poses[0]).double()).max()
+        < 1e-3
+    )
     assert np.abs(again.shifts_px.numpy() - refined.poses[1]).max() < 1e-3
     assert geodesic_angle(again.rotations, load_particles(star).rotations).median() > 0.3
 
 
 def test_snapshots_tell_the_way_and_stay_small(refined, star):
     stages = [s["stage"] for s in refined.pose_snapshots]
-    assert stages[0] == "given" and stages[-1] == "end" and stages.count("refine") == 2 and "align" in stages and len(stages) < 40
+    assert (
+        stages[0] == "given"
+        and stages[-1] == "end"
+        and stages.count("refine") == 2
+        and "align" in stages
+        and len(stages) < 40
+    )
     assert torch.equal(refined.pose_snapshots[0]["rotations"], load_particles(star).rotations)
-    assert torch.allclose(refined.pose_snapshots[-1]["rotations"], torch.as_tensor(refined.poses[0]))
+    assert torch.allclose(
+        refined.pose_snapshots[-1]["rotations"], torch.as_tensor(refined.poses[0])
+    )
     view = show_poses(refined, star.parent / "truth")
     median = np.median(view.history.angles, 1)
     assert median[-1] < 0.4 * median[0] and len(view.static().to_json()) < 200_000
@@ -64,33 +101,65 @@ def test_snapshots_tell_the_way_and_stay_small(refined, star):
 
 @pytest.mark.parametrize("kind", ["table", "residual"])
 def test_gradients_improve_given_poses(star, truth, tmp_path, kind):
-    run = train(star, tmp_path / "run", epochs=6, config=replace(SMALL, poses=kind, lr_pose=5e-3), progress=False)
+    run = train(
+        star,
+        tmp_path / "run",
+        epochs=6,
+        config=replace(SMALL, poses=kind, lr_pose=5e-3),
+        progress=False,
+    )
     given = load_particles(star)
     before, after = errors((given.rotations, given.shifts_px), truth), errors(run.poses, truth)
-    assert after.shift_median < before.shift_median and not np.allclose(run.poses[0], given.rotations), (before[:4], after[:4])
+    assert after.shift_median < before.shift_median and not np.allclose(
+        run.poses[0], given.rotations
+    ), (before[:4], after[:4])
 
 
 def test_the_papers_encoder_learns_from_the_given_poses(star, tmp_path):
     config = replace(SMALL, poses="encoder", pose_phase=0.9)
     run = train(star, tmp_path / "run", epochs=8, config=config, progress=False)
     given = load_particles(star)
-    first, last = (pose_loss(s["rotations"], given.rotations, s["shifts_px"], given.shifts_px).mean() for s in (run.pose_snapshots[0], run.pose_snapshots[-1]))
-    assert last < first and torch.allclose(torch.as_tensor(run.poses[0]) @ torch.as_tensor(run.poses[0]).mT, torch.eye(3), atol=1e-4)
+    first, last = (
+        pose_loss(s["rotations"], given.rotations, s["shifts_px"], given.shifts_px).mean()
+        for s in (run.pose_snapshots[0], run.pose_snapshots[-1])
+    )
+    assert last < first and torch.allclose(
+        torch.as_tensor(run.poses[0]) @ torch.as_tensor(run.poses[0]).mT, torch.eye(3), atol=1e-4
+    )
 
 
 def test_resumed_refinement_is_the_uninterrupted_one(star, refined, tmp_path):
-    class Stop(Exception): pass
+    class Stop(Exception):
+        pass
+
     def stop(trainer):
-        if trainer.step >= 25: raise Stop
-    with pytest.raises(Stop): train(star, tmp_path / "run", epochs=3, config=replace(SMALL, poses="refine"), progress=False, callback=stop)
+        if trainer.step >= 25:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(
+            star,
+            tmp_path / "run",
+            epochs=3,
+            config=replace(SMALL, poses="refine"),
+            progress=False,
+            callback=stop,
+        )
     run = train(star, tmp_path / "run", epochs=3, resume=True, progress=False)
-    assert np.array_equal(run.poses[0], refined.poses[0]) and np.array_equal(run.latents, refined.latents)
+    assert np.array_equal(run.poses[0], refined.poses[0]) and np.array_equal(
+        run.latents, refined.latents
+    )
     assert [s["stage"] for s in run.pose_snapshots] == [s["stage"] for s in refined.pose_snapshots]
 
 
 def test_refusals(star, tmp_path, capsys):
     run = train(star, tmp_path / "given", epochs=0.1, config=SMALL, progress=False)
-    with pytest.raises(InputError, match="--poses refine"): show_poses(run)
-    for arguments in (["--poses", "nonsense"], ["--poses", "refine", "--set", "projector=slice"], ["--poses", "refine", "--set", "pose_angle=9"]):
+    with pytest.raises(InputError, match="--poses refine"):
+        show_poses(run)
+    for arguments in (
+        ["--poses", "nonsense"],
+        ["--poses", "refine", "--set", "projector=slice"],
+        ["--poses", "refine", "--set", "pose_angle=9"],
+    ):
         assert main(["train", str(star), "--out", str(tmp_path / "new"), "-q", *arguments]) == 2
         assert capsys.readouterr().err.count("\n") == 1 and not (tmp_path / "new").exists()

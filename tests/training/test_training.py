@@ -1,4 +1,5 @@
 """Training as a whole: every reading trains, the pose gets its gradient through the whole model, a cut support grows back, the full disk loses nothing."""
+
 import errno
 from dataclasses import replace
 from types import SimpleNamespace
@@ -8,18 +9,18 @@ import pytest
 import torch
 
 from cryoformer_nb import training
-from cryoformer_nb.model.config import Config
-from cryoformer_nb.particles.consensus import consensus
+from cryoformer_nb.analysis.metrics import latent_r2
 from cryoformer_nb.core.conventions import InputError
 from cryoformer_nb.core.fsc import fsc
-from cryoformer_nb.training.losses import half_weights, image_loss
-from cryoformer_nb.particles.masks import sphere_mask
-from cryoformer_nb.analysis.metrics import latent_r2
-from cryoformer_nb.model.model import CryoFormer
-from cryoformer_nb.particles.particles import load_particles
-from cryoformer_nb.imaging.projector import image_positions, lattice_coordinates
 from cryoformer_nb.core.rotations import random_rotations, rotvec_to_matrix
+from cryoformer_nb.imaging.projector import image_positions, lattice_coordinates
 from cryoformer_nb.imaging.simulator import simulate, true_volumes
+from cryoformer_nb.model.config import Config
+from cryoformer_nb.model.model import CryoFormer
+from cryoformer_nb.particles.consensus import consensus
+from cryoformer_nb.particles.masks import sphere_mask
+from cryoformer_nb.particles.particles import load_particles
+from cryoformer_nb.training.losses import half_weights, image_loss
 from cryoformer_nb.training.training import Run, Trainer, train
 
 SMALL = Config(levels=4, log2_table=10, blocks=1, hidden=16, encoder_width=32)
@@ -40,60 +41,133 @@ def average(particles):
     return consensus(particles)
 
 
-@pytest.mark.parametrize("change", [dict(), dict(encoder="image"), dict(readout="ffn"), dict(interpolation="nearest"), dict(queries=2), dict(queries=6),
-                                    dict(latent_dim=1), dict(finest_resolution=20), dict(width=-1.0), dict(width=2.0), dict(levels=1), dict(batch=7)])
+@pytest.mark.parametrize(
+    "change",
+    [
+        dict(),
+        dict(encoder="image"),
+        dict(readout="ffn"),
+        dict(interpolation="nearest"),
+        dict(queries=2),
+        dict(queries=6),
+        dict(latent_dim=1),
+        dict(finest_resolution=20),
+        dict(width=-1.0),
+        dict(width=2.0),
+        dict(levels=1),
+        dict(batch=7),
+    ],
+)
 def test_every_reading_lowers_the_loss(particles, average, change):
     trainer = Trainer(particles, replace(SMALL, **change), average)
     y, R, t, h = trainer.batch(np.arange(64))
+
     def loss():
         with torch.no_grad():
             z = trainer.model.encode(y, R, t, h)
-            return image_loss(trainer.model.project_ft(trainer.model.density(z), image_positions(trainer.model.support.coords, R, t), h), y, trainer.weights).mean().item()
+            return (
+                image_loss(
+                    trainer.model.project_ft(
+                        trainer.model.density(z),
+                        image_positions(trainer.model.support.coords, R, t),
+                        h,
+                    ),
+                    y,
+                    trainer.weights,
+                )
+                .mean()
+                .item()
+            )
+
     before = loss()
-    for _ in range(40): trainer.advance(0.3)
+    for _ in range(40):
+        trainer.advance(0.3)
     assert loss() < before - 1e-3
 
 
 def test_pose_gradient_through_the_whole_model():
     torch.manual_seed(0)
-    config = Config(latent_dim=2, queries=2, channels=4, blocks=1, heads=2, tokens=2, readout="dot", interpolation="trilinear", levels=2, features=2,
-                             log2_table=8, base_resolution=4, finest_resolution=0, hidden=8, encoder="canonical", encoder_spacing=2, encoder_width=8, encoder_blur_px=1.0)
+    config = Config(
+        latent_dim=2,
+        queries=2,
+        channels=4,
+        blocks=1,
+        heads=2,
+        tokens=2,
+        readout="dot",
+        interpolation="trilinear",
+        levels=2,
+        features=2,
+        log2_table=8,
+        base_resolution=4,
+        finest_resolution=0,
+        hidden=8,
+        encoder="canonical",
+        encoder_spacing=2,
+        encoder_width=8,
+        encoder_blur_px=1.0,
+    )
     box = 10
     distance = lattice_coordinates(box).norm(dim=-1).reshape(box, box, box)
-    model = CryoFormer(config, distance < 3, torch.exp(-distance**2 / 4), torch.ones(box, box // 2 + 1), 1.0).double()
+    model = CryoFormer(
+        config, distance < 3, torch.exp(-(distance**2) / 4), torch.ones(box, box // 2 + 1), 1.0
+    ).double()
     model.support.coords = model.support.coords.double()
     values = torch.rand(1, len(model.support.coords), dtype=torch.float64)
     R = random_rotations(1, torch.Generator().manual_seed(2)).double()
-    y, h, weights = torch.zeros(1, box, box // 2 + 1, dtype=torch.complex128), torch.ones(1, box, box // 2 + 1), half_weights(box)
+    y, h, weights = (
+        torch.zeros(1, box, box // 2 + 1, dtype=torch.complex128),
+        torch.ones(1, box, box // 2 + 1),
+        half_weights(box),
+    )
 
     def loss(turn, shift, v):
         positions = image_positions(model.support.coords, rotvec_to_matrix(turn) @ R, shift)
         return image_loss(model.project_ft(v, positions, h), y, weights)
-    turn, shift = torch.full((1, 3), 0.03, dtype=torch.float64, requires_grad=True), torch.tensor([[0.21, -0.37]], dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(loss, (turn, shift, values.requires_grad_()), eps=1e-7, atol=1e-5)
+
+    turn, shift = (
+        torch.full((1, 3), 0.03, dtype=torch.float64, requires_grad=True),
+        torch.tensor([[0.21, -0.37]], dtype=torch.float64, requires_grad=True),
+    )
+    assert torch.autograd.gradcheck(
+        loss, (turn, shift, values.requires_grad_()), eps=1e-7, atol=1e-5
+    )
 
 
 def test_latent_follows_a_continuous_motion(star, tmp_path):
-    run = train(star, tmp_path / "run", epochs=12, config=replace(SMALL, levels=8, log2_table=12), progress=False)
+    run = train(
+        star,
+        tmp_path / "run",
+        epochs=12,
+        config=replace(SMALL, levels=8, log2_table=12),
+        progress=False,
+    )
     truth = star.parent / "truth"
     labels = np.load(truth / "labels.npy")
     assert latent_r2(run.latents, labels) > 0.8
     some = np.arange(0, 800, 40)
     true = true_volumes(truth, labels[some], 32).numpy()
     average = run.checkpoint["average"]["volume"].numpy()
-    ours = np.mean([fsc(run.volume(run.latents[k]), v).value[1:].mean() for k, v in zip(some, true)])
+    ours = np.mean(
+        [fsc(run.volume(run.latents[k]), v).value[1:].mean() for k, v in zip(some, true)]
+    )
     assert ours > np.mean([fsc(average, v).value[1:].mean() for v in true]) + 0.03
 
 
 def test_a_support_that_cuts_the_molecule_grows_back(particles, average):
-    whole = torch.as_tensor(true_volumes(particles.path.parent / "truth", np.arange(0, 100, 7), 32)).amax(0)
+    whole = torch.as_tensor(
+        true_volumes(particles.path.parent / "truth", np.arange(0, 100, 7), 32)
+    ).amax(0)
     molecule = whole > 0.15 * whole.max()
     inner = average.support & sphere_mask(32, 8.0)
     lost = (molecule & ~inner).sum()
     assert lost > 200, "the test cuts something off"
-    trainer = Trainer(particles, replace(SMALL, levels=8, log2_table=12), average._replace(support=inner))
+    trainer = Trainer(
+        particles, replace(SMALL, levels=8, log2_table=12), average._replace(support=inner)
+    )
     for _ in range(4):
-        for _ in range(60): trainer.advance(0.3)
+        for _ in range(60):
+            trainer.advance(0.3)
         trainer.update_support()
     assert (molecule & ~trainer.model.support.mask).sum() < 0.05 * lost
     assert trainer.model.support.mask.float().mean() < 0.5, "and does not fill the box"
@@ -104,17 +178,22 @@ def test_minutes_are_kept(star, tmp_path, monkeypatch):
     ticks = iter(range(10**9))
     monkeypatch.setattr(training, "time", SimpleNamespace(perf_counter=lambda: 0.05 * next(ticks)))
     run = train(star, tmp_path / "run", minutes=1, config=SMALL, progress=False, started=0.0)
-    assert 50 < run.history.seconds.iloc[-1] < 60, "it uses the minute but for the writing of results"
+    assert 50 < run.history.seconds.iloc[-1] < 60, (
+        "it uses the minute but for the writing of results"
+    )
     assert 0.05 * next(ticks) < 60
 
 
 def test_full_disk_during_training_keeps_the_last_checkpoint(star, tmp_path, monkeypatch):
     out = tmp_path / "run"
     save = torch.save
+
     def full(state, name, *a, **k):
-        if state["step"] < 50: return save(state, name, *a, **k)
+        if state["step"] < 50:
+            return save(state, name, *a, **k)
         open(name, "wb").write(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
+
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(InputError, match="No space left"):
         train(star, out, epochs=3, config=replace(SMALL, checkpoint_minutes=0.0), progress=False)
@@ -132,12 +211,19 @@ def test_resume_refuses_other_particles(star, tmp_path):
 def test_scale_and_contrast_of_the_data_do_not_matter(star, tmp_path, particles):
     "Images times -1000: detected, inverted, the same latents."
     import shutil
+
     import mrcfile
+
     other = tmp_path / "scaled"
     shutil.copytree(star.parent, other)
-    with mrcfile.mmap(other / "particles.mrcs", "r+") as m: m.data[:] = -1000 * m.data
-    a, b = (Trainer(p, SMALL, consensus(p)) for p in (particles, load_particles(other / "particles.star")))
-    for _ in range(20): a.advance(0.2), b.advance(0.2)
+    with mrcfile.mmap(other / "particles.mrcs", "r+") as m:
+        m.data[:] = -1000 * m.data
+    a, b = (
+        Trainer(p, SMALL, consensus(p))
+        for p in (particles, load_particles(other / "particles.star"))
+    )
+    for _ in range(20):
+        a.advance(0.2), b.advance(0.2)
     assert np.allclose(a.latents(), b.latents(), atol=2e-2 * a.latents().std() + 1e-3)
     ratio = b.model.volumes(torch.zeros(1, 4)).std() / a.model.volumes(torch.zeros(1, 4)).std()
     assert abs(ratio / 1000 - 1) < 0.02
