@@ -26,12 +26,12 @@ _PUBLIC = {
     "Run": "training.training",
     "train": "training.training",
     "score": "analysis.metrics",
-    "view_volume": "show.viewer",
+    "view_volume": "show.molecule",
     "explore": "show.explorer",
-    "show_training": "show.monitor",
-    "show_fsc": "show.monitor",
-    "show_particles": "show.monitor",
-    "show_poses": "show.pose_view",
+    "show_training": "show.training",
+    "show_fsc": "show.training",
+    "show_particles": "show.training",
+    "show_poses": "show.poses",
     "report": "show.report",
 }
 
@@ -46,10 +46,10 @@ if _TYPE_CHECKING:  # the same names for editors, which complete them; a test ho
     from .particles.consensus import Consensus
     from .particles.particles import Particles, load_particles
     from .show.explorer import explore
-    from .show.monitor import show_fsc, show_particles, show_training
-    from .show.pose_view import show_poses
+    from .show.molecule import view_volume
+    from .show.poses import show_poses
     from .show.report import report
-    from .show.viewer import view_volume
+    from .show.training import show_fsc, show_particles, show_training
     from .training.training import Run, train
 
 

@@ -17,7 +17,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates, zoom
 
 from cryoformer_nb import Run, load_particles
 from cryoformer_nb.analysis.latent import motion_path, pca
-from cryoformer_nb.show.plots import surface_level
+from cryoformer_nb.show.scene import surface_level
 
 ROOT = Path(__file__).resolve().parents[1]
 INK, GREY, BLUE, LINE = "#10243a", "#5b6875", "#00619c", "#c9d3dc"

@@ -11,7 +11,7 @@ from lab import Notebook
 
 SETUP = """import numpy as np, torch
 from cryoformer_nb.imaging.density import gaussian_volume
-from cryoformer_nb.show.viewer import view_volume
+from cryoformer_nb.show.molecule import view_volume
 def molecule(box, angle=0.0):
     t = torch.linspace(0, 1, 40)
     turn = torch.tensor([[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]], dtype=torch.float32)
@@ -283,7 +283,7 @@ def test_training_is_shown_while_it_runs(opened):
     notebook = opened(
         "monitor.ipynb",
         TRAIN.replace("run = train", "started = train").replace(
-            "explorer import explore", "monitor import show_fsc, show_particles, show_training"
+            "explorer import explore", "training import show_fsc, show_particles, show_training"
         ),
         "view = show_training(seconds=0.2)\nrun = train(star, work / 'watched', minutes=0.3, config=Config(levels=6), progress=False, callback=view)",
         wait=False,
@@ -313,7 +313,7 @@ def test_training_is_shown_while_it_runs(opened):
 
 POSES = """import torch
 from types import SimpleNamespace
-from cryoformer_nb.show.pose_view import show_poses
+from cryoformer_nb.show.poses import show_poses
 from cryoformer_nb.core.rotations import random_rotations, rotvec_to_matrix
 g = torch.Generator().manual_seed(0)
 R, t = random_rotations(200, g), torch.randn(200, 2, generator=g)
@@ -340,7 +340,7 @@ def test_poses_follow_the_slider(opened):
     assert not notebook.watched.foreign
 
 
-CURVES = """from cryoformer_nb.show.monitor import show_fsc, show_particles
+CURVES = """from cryoformer_nb.show.training import show_fsc, show_particles
 s = np.arange(33)
 curves = show_fsc({'sharp': 1 / (1 + (s / 20)**6), 'soft': 1 / (1 + (s / 10)**6)}, pixel_size=1.5)
 curves"""

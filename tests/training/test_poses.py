@@ -13,7 +13,7 @@ from cryoformer_nb.core.rotations import geodesic_angle
 from cryoformer_nb.imaging.simulator import simulate
 from cryoformer_nb.model.config import Config
 from cryoformer_nb.particles.particles import load_particles
-from cryoformer_nb.show.pose_view import show_poses
+from cryoformer_nb.show.poses import show_poses
 from cryoformer_nb.training.losses import pose_loss
 from cryoformer_nb.training.training import train
 
