@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import starfile
 import torch
+from fastcore.basics import patch
 
 from ..core.conventions import InputError
 from ..core.files import atomic_path
@@ -206,6 +207,27 @@ Particles.images, Particles._refuse, Particles.statistics, Particles.whole = (
     statistics,
     whole,
 )
+
+# %% ../../nbs/particles/02_particles.ipynb #840e339f
+@patch
+def whitened(
+    self: Particles,
+    rows,  # (b,) particle numbers
+    noise: torch.Tensor,  # (D, D//2+1) standard deviation of a Fourier coefficient of the noise / D
+    device=None,  # where the result lies; default: where `noise` does
+    images: torch.Tensor | None = None,  # (N, D, D), if `whole` has read them all
+) -> tuple[torch.Tensor, torch.Tensor]:  # y (b, D, D//2+1) complex, h (b, D, D//2+1)
+    "Transforms of the images over the noise, and the CTF over the noise: what the model is compared with."
+    device = noise.device if device is None else device
+    noise = noise.to(device)
+    images = self.images(rows) if images is None else images[rows]
+    return rfft2c(images.to(device)) / noise, self.ctf_over(noise, rows)
+
+
+@patch
+def ctf_over(self: Particles, noise: torch.Tensor, rows) -> torch.Tensor:
+    "The CTF of the particles `rows` over the noise amplitude (D, D//2+1), where that lies: (b, D, D//2+1)."
+    return ctf(self.ctf_params[rows].to(noise.device), self.box, self.pixel_size) / noise
 
 # %% ../../nbs/particles/02_particles.ipynb #8c758322
 def detect_sign(
