@@ -21,7 +21,7 @@ from cryoformer_nb.core.rotations import euler_to_matrix, random_rotations
 from cryoformer_nb.imaging.projector import project
 from cryoformer_nb.imaging.simulator import simulate
 from cryoformer_nb.particles.consensus import back_project, wiener
-from cryoformer_nb.particles.foreign import read_cs, read_pose_pickle, write_cs, write_pickles
+from cryoformer_nb.particles.cryosparc import read_cs, read_pose_pickle, write_cs, write_pickles
 from cryoformer_nb.particles.particles import detect_sign, load_particles, write_star
 from cryoformer_nb.particles.star import ANGLES
 
