@@ -395,7 +395,7 @@ def _report(a) -> None:
 
 def _page(a) -> None:
     "Export a notebook with its outputs as one HTML page: figures alive, plotly.js inside, nothing to load from elsewhere."
-    from cryoformer_nb.show.panels import export_page
+    from cryoformer_nb.show.page import export_page
 
     print(export_page(a.notebook, a.out))
 

@@ -25,15 +25,18 @@ class Verdict(NamedTuple):
 
     def _repr_html_(self):
         colour = {"Right": "#009E73", "Not yet": "#D55E00"}.get(self.state, "#888888")
-        return f'<p style="border-left: 4px solid {colour}; padding: 2px 10px; margin: 4px 0"><b>{escape(self.state)}.</b> {escape(self.message)}</p>'
+        style = f"border-left: 4px solid {colour}; padding: 2px 10px; margin: 4px 0"
+        return f'<p style="{style}"><b>{escape(self.state)}.</b> {escape(self.message)}</p>'
 
 # %% ../../nbs/show/00_exercises.ipynb #544a502b
 def check(
     answer,  # what the reader gave; `...` means not tried yet
-    *tests,  # pairs (function of the answer -> true if fine, hint: string or function of the answer), in order
+    *tests,  # pairs (function of the answer -> true if fine, hint), in order
     right: str = "well done",  # what to say when all is fine
 ) -> Verdict:
-    "The first thing that is wrong with an answer, as a sentence; true if nothing is. Never raises."
+    """The first thing that is wrong with an answer, as a sentence; true if nothing is.
+
+    Never raises. A hint is a string, or a function of the answer that returns one."""
     if answer is ...:
         return Verdict("Not tried yet", "replace the ... above and run both cells again")
     for test, hint in tests:
@@ -42,7 +45,8 @@ def check(
                 continue
             found = ""
         except Exception as error:
-            found = f" (trying it gave {type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'})"
+            reason = str(error).splitlines()[0] if str(error) else "no message"
+            found = f" (trying it gave {type(error).__name__}: {reason})"
         try:
             text = hint(answer) if callable(hint) else hint
         except Exception:
@@ -51,10 +55,10 @@ def check(
     return Verdict("Right", right)
 
 # %% ../../nbs/show/00_exercises.ipynb #bb8ff816
-def size(full, small):
-    "`full`, or `small` where the environment variable CRYOFORMER_TUTORIAL_SIZE is `small`: the tests run every tutorial that way."
-    return (
-        small
-        if os.environ.get("CRYOFORMER_TUTORIAL_SIZE", "full").strip().lower() == "small"
-        else full
-    )
+def size(
+    full,  # what a reader gets
+    small,  # what the tests get
+):
+    "`full`, or `small` where the environment variable CRYOFORMER_TUTORIAL_SIZE is `small`."
+    asked = os.environ.get("CRYOFORMER_TUTORIAL_SIZE", "full").strip().lower()
+    return small if asked == "small" else full
