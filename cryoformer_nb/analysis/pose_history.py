@@ -21,7 +21,7 @@ from ..particles.particles import evenly
 
 # %% ../../nbs/analysis/03_pose_history.ipynb #c5163b62
 class PoseHistory(NamedTuple):
-    "Stages of a refinement: names, and for each stage and remembered particle directions, angles and distances."
+    "Stages of a refinement: what each remembered particle's pose was, and how far off."
 
     stages: list  # s names
     directions: np.ndarray  # (s, m, 3) view directions in the molecule's frame
@@ -31,52 +31,41 @@ class PoseHistory(NamedTuple):
 
 
 def stage_names(snapshots: list) -> list:
-    "given, align 1, align 2, ..., refine 1, ..., end."
-    seen = {}
-    for s in snapshots:
-        seen.setdefault(s["stage"], []).append(1)
-    number = {name: 0 for name in seen}
+    "given, align 1, align 2, ..., refine 1, ..., end: a stage that comes once has no number."
+    kinds = [snapshot["stage"] for snapshot in snapshots]
     names = []
-    for s in snapshots:
-        number[s["stage"]] += 1
-        names.append(
-            s["stage"] if len(seen[s["stage"]]) == 1 else f"{s['stage']} {number[s['stage']]}"
-        )
+    for k, kind in enumerate(kinds):
+        number = kinds[: k + 1].count(kind)
+        names.append(kind if kinds.count(kind) == 1 else f"{kind} {number}")
     return names
 
-
+# %% ../../nbs/analysis/03_pose_history.ipynb #44c1ce7f
 def pose_history(
     snapshots: list,  # of a run: dicts with stage, rotations (m, 3, 3), shifts_px (m, 2)
     rotations=None,  # (N, 3, 3) true rotations of the whole set
     shifts_px=None,  # (N, 2)
 ) -> PoseHistory:
-    "What the snapshots say; errors are up to one rotation and displacement of the molecule. `InputError` without snapshots."
+    """What the snapshots say; errors are up to one rotation and displacement of the molecule.
+
+    `InputError` without snapshots.
+    """
     if not snapshots:
         raise InputError(
             "poses: expected a run that refined its poses, found none; train with --poses refine"
         )
-    R, t = (
-        torch.stack([torch.as_tensor(s[name], dtype=torch.float64) for s in snapshots])
-        for name in ("rotations", "shifts_px")
-    )
-    if rotations is None:
-        angles, distances = geodesic_angle(R, R[:1]), (t - t[:1]).norm(dim=-1)
-    else:
+    R = torch.stack([torch.as_tensor(s["rotations"], dtype=torch.float64) for s in snapshots])
+    t = torch.stack([torch.as_tensor(s["shifts_px"], dtype=torch.float64) for s in snapshots])
+    truth = rotations is not None
+    if truth:
         rows = evenly(len(rotations), R.shape[1])
-        found = [
-            pose_error(np.asarray(rotations)[rows], a, np.asarray(shifts_px)[rows], b)
-            for a, b in zip(R, t)
-        ]
-        angles, distances = (
-            np.stack([getattr(f, name) for f in found]) for name in ("angles", "distances")
-        )
-    return PoseHistory(
-        stage_names(snapshots),
-        R[:, :, 2].numpy(),
-        np.asarray(angles),
-        np.asarray(distances),
-        rotations is not None,
-    )
+        true_R, true_t = np.asarray(rotations)[rows], np.asarray(shifts_px)[rows]
+        errors = [pose_error(true_R, a, true_t, b) for a, b in zip(R, t)]
+        angles = np.stack([error.angles for error in errors])
+        distances = np.stack([error.distances for error in errors])
+    else:
+        angles = geodesic_angle(R, R[:1]).numpy()
+        distances = (t - t[:1]).norm(dim=-1).numpy()
+    return PoseHistory(stage_names(snapshots), R[:, :, 2].numpy(), angles, distances, truth)
 
 # %% ../../nbs/analysis/03_pose_history.ipynb #8e9a841e
 def _curve(
