@@ -17,6 +17,7 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from ..core.conventions import InputError
+from ..core.interpolation import corners
 
 # %% ../../nbs/model/01_hash_volume.ipynb #a31f5a89
 PRIMES = (1, 2654435761, 805459861)
@@ -62,12 +63,7 @@ def level_entries(
     dense: bool,
 ) -> tuple[Tensor, Tensor]:  # indices (k, 8) int64 and trilinear weights (k, 8)
     "The eight entries of one level around each point; differentiable in the points."
-    position = points * scale + 0.5
-    low = position.detach().floor()
-    fraction = (position - low)[:, None]
-    corners = torch.cartesian_prod(*[torch.arange(2, device=points.device)] * 3)  # (8, 3)
-    weight = torch.where(corners.bool(), fraction, 1 - fraction).prod(-1)
-    q = low.long()[:, None] + corners
+    q, weight = corners(points * scale + 0.5)
     if dense:
         index = q[..., 0] + q[..., 1] * resolution + q[..., 2] * resolution**2
     else:

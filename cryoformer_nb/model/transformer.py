@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..core.conventions import InputError
+from ..core.interpolation import corners
 from .encoders import mlp
 from .hash_volume import SparseMap
 
@@ -32,13 +33,7 @@ def region_weights(
     if n < 2:
         raise InputError(f"queries: expected at least 2 per axis, found {n}")
     place = ((points - bounds[0]) / (bounds[1] - bounds[0]).clamp(min=1) * (n - 1)).clamp(0, n - 1)
-    low = place.floor().clamp(max=n - 2)
-    fraction = (place - low)[:, None]
-    if interpolation == "nearest":
-        fraction = fraction.round()
-    corners = torch.cartesian_prod(*[torch.arange(2, device=points.device)] * 3)
-    weight = torch.where(corners.bool(), fraction, 1 - fraction).prod(-1)
-    q = low.long()[:, None] + corners
+    q, weight = corners(place, last=n - 2, nearest=interpolation == "nearest")
     return (q[..., 2] * n + q[..., 1]) * n + q[..., 0], weight
 
 # %% ../../nbs/model/03_transformer.ipynb #c5f714b1

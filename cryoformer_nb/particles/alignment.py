@@ -19,10 +19,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..core.fourier import frequencies, rfft2c
+from ..core.interpolation import read_lattice
 from ..core.rotations import geodesic_angle, rotvec_to_matrix
 from ..imaging.ctf import ctf
-from ..imaging.projector import lattice_coordinates
-from .consensus import Consensus, consensus, padded
+from ..imaging.projector import lattice_coordinates, undo_gridding
+from .consensus import Consensus, consensus, padded_box
 from .particles import Particles, evenly
 
 # %% ../../nbs/particles/08_alignment.ipynb #c5c0a1d7
@@ -31,11 +32,10 @@ def transform_table(
     shell: float,  # largest radius to be read, in 1/D
     slopes: bool = False,
 ) -> Tensor:  # (2 or 8, m, m, m): re and im of the transform, and of its slopes along x, y, z
-    "The transform of a map around the origin, on a grid of spacing D/P, P = `padded(D)`; to be read by `read_table`."
-    box, fine = volume.shape[-1], padded(volume.shape[-1])
+    "The transform of a map around the origin, on a grid of spacing D/P, P = `padded_box(D)`; to be read by `read_table`."
+    box, fine = volume.shape[-1], padded_box(volume.shape[-1])
     x = torch.arange(box, device=volume.device) - box // 2
-    sinc2 = torch.sinc(x / fine) ** 2  # trilinear reading blurs the table; this undoes it
-    volume = volume / (sinc2[:, None, None] * sinc2[:, None] * sinc2)
+    volume = undo_gridding(volume, fine)  # trilinear reading blurs the table
     weights = [
         torch.ones((), device=x.device),
         *(-2j * torch.pi / box * a for a in (x, x[:, None], x[:, None, None])),
@@ -55,8 +55,8 @@ def read_table(
 ) -> Tensor:  # (..., c/2) complex
     "The transform at any points, trilinear."
     grid = points / (spacing * (table.shape[-1] // 2))
-    out = F.grid_sample(table[None], grid.reshape(1, 1, 1, -1, 3), align_corners=True)[0, :, 0, 0]
-    return torch.view_as_complex(out.mT.reshape(*points.shape[:-1], -1, 2).contiguous())
+    out = read_lattice(table, grid.reshape(1, -1, 3))
+    return torch.view_as_complex(out.reshape(*points.shape[:-1], -1, 2).contiguous())
 
 # %% ../../nbs/particles/08_alignment.ipynb #dd7c66f4
 def half_plane(box: int, shell: float, device=None) -> tuple[Tensor, Tensor]:
@@ -110,7 +110,7 @@ def search(
     moves: Tensor,  # (s, 2) px
 ) -> tuple[Tensor, Tensor]:
     "The best of all `turns` and `moves` about each pose."
-    W, spacing = rotvec_to_matrix(turns), views.box / padded(views.box)
+    W, spacing = rotvec_to_matrix(turns), views.box / padded_box(views.box)
     points = torch.einsum("ki,cij,bjl->bckl", views.k, W, R)  # (W R)^T k
     predicted = read_table(table, points, spacing)[..., 0] * views.h[:, None]
     z = predicted.conj() * (views.y * views.phase(t).conj())[:, None]
@@ -126,7 +126,7 @@ def search(
 def prediction(views: Views, table: Tensor, R: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     "Predicted coefficients (b, k) and their slopes (b, k, 5) in turns about x, y, z (rad) and shifts (px)."
     values = read_table(
-        table, torch.einsum("ki,bij->bkj", views.k, R), views.box / padded(views.box)
+        table, torch.einsum("ki,bij->bkj", views.k, R), views.box / padded_box(views.box)
     )
     factor = views.h * views.phase(t)
     predicted = values[..., 0] * factor

@@ -17,7 +17,7 @@ from skimage.measure import marching_cubes
 
 from ..analysis.latent import pca
 from ..core.conventions import InputError
-from ..core.figures import PALETTE
+from ..core.figures import PALETTE, running_median
 from ..core.fourier import fourier_crop3
 from ..core.fsc import crossing
 
@@ -551,8 +551,7 @@ def loss_figure(
 ) -> go.Figure:
     "The loss over training time, with its running median."
     minutes, loss = history["seconds"].to_numpy() / 60, history["loss"].to_numpy(dtype=np.float64)
-    width = max(1, len(loss) // 60)
-    smooth = history["loss"].rolling(2 * width + 1, center=True, min_periods=1).median().to_numpy()
+    smooth = running_median(loss)
     keep = np.unique(np.linspace(0, len(loss) - 1, min(len(loss), 1500)).round().astype(int))
     fig = go.Figure(
         [

@@ -19,7 +19,7 @@ import torch
 from plotly.subplots import make_subplots
 
 from ..core.conventions import InputError
-from ..core.figures import PALETTE, _grey, central_sections
+from ..core.figures import PALETTE, central_sections, grey, running_median
 from ..core.files import read_map
 from ..core.fourier import frequencies, irfft2c, rfft2c
 from ..core.fsc import crossing, fsc
@@ -44,12 +44,7 @@ def training_figure(
     )
     keep = evenly(len(history), 1000) if len(history) else np.zeros(0, int)
     minutes = history["seconds"].to_numpy(dtype=np.float32)[keep] / 60
-    smooth = (
-        history["loss"]
-        .rolling(2 * max(1, len(history) // 60) + 1, center=True, min_periods=1)
-        .median()
-        .to_numpy(dtype=np.float32)[keep]
-    )
+    smooth = running_median(history["loss"])[keep]
     lines = [
         (history["loss"], "recorded", "#b9c4cf", 1, 1),
         (smooth, "running median", PALETTE[0], 2.5, 1),
@@ -74,7 +69,7 @@ def training_figure(
         z = (
             np.zeros((2, 2), np.uint8)
             if sections is None
-            else _grey(np.asarray(sections[k])[::step, ::step])
+            else grey(np.asarray(sections[k])[::step, ::step])
         )
         fig.add_trace(
             go.Heatmap(
@@ -493,7 +488,7 @@ class ParticleView(Panel):
             )
             fig.add_trace(
                 go.Heatmap(
-                    z=_grey(small.numpy()),
+                    z=grey(small.numpy()),
                     colorscale="Greys_r",
                     showscale=False,
                     zmin=0,
