@@ -1,10 +1,13 @@
-"""Fixtures for the cross-checks: data that lies beside the repository is used where present and skipped, with a reason, where not."""
+"""Fixtures for the cross-checks: small files of our own, and foreign data beside the repository."""
 
+import importlib.util
 from pathlib import Path
 
 import pytest
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared" / "data"
+FIXTURES = ROOT / "tests" / "fixtures"
 
 
 @pytest.fixture(scope="session")
@@ -15,8 +18,25 @@ def shared():
         path = SHARED / relative
         if not path.exists():
             pytest.skip(
-                f"foreign test data not found: expected {relative} in a folder shared/data beside the repository"
+                "foreign test data not found: "
+                f"expected {relative} in a folder shared/data beside the repository"
             )
         return path
 
     return find
+
+
+@pytest.fixture(scope="session")
+def fixtures() -> Path:
+    "The folder of small files that tools/fixtures.py wrote: they are in every clone."
+    return FIXTURES
+
+
+@pytest.fixture(scope="session")
+def generator():
+    "tools/fixtures.py as a module: what is in the fixtures, written down without the package."
+    path = ROOT / "tools" / "fixtures.py"
+    spec = importlib.util.spec_from_file_location("fixture_generator", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
