@@ -19,13 +19,9 @@ from ..analysis.metrics import read_labels, read_poses, score
 from ..analysis.pose_history import animated_pose_figure, pose_history
 from ..core.files import atomic_path, read_map
 from ..core.fsc import fsc
-from cryoformer_nb.show.scene import (
-    flexibility_figure,
-    fsc_figure,
-    latent_figure,
-    loss_figure,
-    path_figure,
-)
+from .cloud import latent_figure
+from .map import flexibility_figure, path_figure
+from .scene import fsc_figure, loss_figure
 
 # %% ../../nbs/show/11_report.ipynb #436ac000
 _CSS = """
