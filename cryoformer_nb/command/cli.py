@@ -422,9 +422,10 @@ def _benchmark(a) -> None:
             print(f"{memory(star):.2f} GiB at most")
         else:
             rows = cost(star, tuple(a.radii))
-            print("ms per image" + "".join(f"{row['voxels']:>9d} voxels" for row in rows))
-            for name in list(rows[0])[1:]:
-                print(f"{name:12s}" + "".join(f"{row[name]:16.3f}" for row in rows))
+            print("ms per image" + "".join(f"{row.voxels:>9d} voxels" for row in rows))
+            for name in rows[0].parts:
+                print(f"{name:12s}" + "".join(f"{row.parts[name]:16.3f}" for row in rows))
+            print(f"{'total':12s}" + "".join(f"{row.total:16.3f}" for row in rows))
 
 # %% ../../nbs/command/01_cli.ipynb #fcee3a4c
 def _table(a, regenerate, *first, **changed) -> None:
