@@ -349,14 +349,24 @@ def pdb(xyz: np.ndarray) -> str:
 
 def mmcif(xyz: np.ndarray) -> str:
     "Some atoms as an mmCIF file, a hydrogen among them."
-    keys = ["group_PDB", "id", "type_symbol", "label_atom_id", "label_comp_id", "label_asym_id"]
-    keys += ["label_seq_id", "Cartn_x", "Cartn_y", "Cartn_z", "occupancy", "B_iso_or_equiv"]
+    keys = ["group_PDB", "id", "type_symbol", "label_atom_id", "label_alt_id", "label_comp_id"]
+    keys += [
+        "label_asym_id",
+        "label_entity_id",
+        "label_seq_id",
+        "Cartn_x",
+        "Cartn_y",
+        "Cartn_z",
+        "occupancy",
+        "B_iso_or_equiv",
+    ]
     keys += ["auth_seq_id", "auth_asym_id", "pdbx_PDB_model_num"]
     rows = [("C", "CA", p) for p in xyz] + [("H", "HA", xyz[0] + 1), ("O", "O", xyz[0] - 1)]
     text = "data_helix\nloop_\n" + "".join(f"_atom_site.{k}\n" for k in keys)
     for k, (element, name, (x, y, z)) in enumerate(rows, 1):
         at = k if element == "C" else 1
-        text += f"ATOM {k} {element} {name} ALA A {at} {x:.3f} {y:.3f} {z:.3f} 1.00 20.0 {at} A 1\n"
+        place = f"{x:.3f} {y:.3f} {z:.3f} 1.00 20.0 {at} A 1"
+        text += f"ATOM {k} {element} {name} . {NAMES[at % 7]} A 1 {at} {place}\n"
     return text + "#\n"
 
 
