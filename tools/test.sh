@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # All tests: every notebook from its first to its last cell, then the cross-checks in tests/. Used by the README and by .ci/run alike.
 #   bash tools/test.sh                 everything
-#   bash tools/test.sh imaging/02_projector    one notebook (its name in nbs/)
+#   bash tools/test.sh imaging/04_projector    one notebook (its name in nbs/)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if [ $# -gt 0 ]; then

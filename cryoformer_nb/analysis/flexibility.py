@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Moments', 'flexibility_map', 'has_regions', 'region_queries', 'on_lattice', 'attention_volumes', 'Flexibility',
-           'query_deviation', 'logit_deviation', 'flexibility', 'read_labels', 'moving_voxels', 'roc_auc', 'roc_curve',
+           'query_deviation', 'logit_deviation', 'flexibility', 'moving_voxels', 'roc_auc', 'roc_curve',
            'flexibility_auc']
 
 # %% ../../nbs/analysis/01_flexibility.ipynb #5986edb1
@@ -16,7 +16,7 @@ import torch
 from scipy.stats import rankdata
 
 from ..core.conventions import InputError
-from ..imaging.simulator import true_volumes
+from ..imaging.truth import read_states, true_volumes
 from ..particles.particles import evenly
 
 # %% ../../nbs/analysis/01_flexibility.ipynb #be36b558
@@ -163,17 +163,6 @@ def flexibility(
     )
 
 # %% ../../nbs/analysis/01_flexibility.ipynb #4c69e845
-def read_labels(truth_dir) -> np.ndarray:
-    "The true state of every particle (N,), as a number."
-    path = Path(truth_dir) / "labels.npy"
-    try:
-        return np.load(path).squeeze()
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path}: expected the true state of each particle, found none ({error}); give the truth folder of a simulation with --truth"
-        ) from error
-
-
 def moving_voxels(
     truth_dir,  # truth folder of a simulation
     box: int,
@@ -181,7 +170,7 @@ def moving_voxels(
     inside: float = 0.1,  # density in some state, in the same units
 ) -> tuple[np.ndarray, np.ndarray]:
     "Which voxels truly move and which are inside the molecule in any state, both (D, D, D) bool."
-    states, counts = np.unique(np.rint(read_labels(truth_dir)).astype(int), return_counts=True)
+    states, counts = np.unique(read_states(truth_dir), return_counts=True)
     moments = Moments()
     for state, count in zip(states, counts):
         moments.add(true_volumes(truth_dir, [state], box)[0], count)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['latent_r2', 'PoseError', 'common_rotation', 'after_displacement', 'pose_error', 'per_particle_fsc', 'mean_fsc',
-           'population_mean', 'moving_parts', 'read_poses', 'pose_scores', 'score']
+           'moving_parts', 'pose_scores', 'score']
 
 # %% ../../nbs/analysis/02_metrics.ipynb #dfe7f75a
 from pathlib import Path
@@ -14,17 +14,18 @@ import numpy as np
 import torch
 from scipy.spatial import cKDTree
 
-from cryoformer_nb.analysis.flexibility import (
-    Moments,
-    flexibility_auc,
-    has_regions,
-    query_deviation,
-    read_labels,
-)
+from .flexibility import Moments, flexibility_auc, has_regions, query_deviation
 from ..core.conventions import InputError
 from ..core.fsc import fsc_curves
 from ..core.rotations import geodesic_angle
-from ..imaging.simulator import true_volumes
+from cryoformer_nb.imaging.truth import (
+    maps_at_once,
+    population_mean,
+    read_labels,
+    read_poses,
+    read_states,
+    true_volumes,
+)
 
 # %% ../../nbs/analysis/02_metrics.ipynb #e82003bf
 def latent_r2(
@@ -126,10 +127,6 @@ def pose_error(
     )
 
 # %% ../../nbs/analysis/02_metrics.ipynb #3183fbc9
-def _chunk(box: int) -> int:
-    return max(1, 2**21 // box**3)  # volumes at a time: 8 MB of float32
-
-
 def per_particle_fsc(
     volumes,  # callable: particle numbers (k,) -> their maps (..., k, D, D, D)
     truth_dir,  # folder with atoms.npz and labels.npy
@@ -137,9 +134,9 @@ def per_particle_fsc(
     box: int,
 ) -> np.ndarray:
     "FSC (..., n, D/2 + 1) of each particle's map against the true map of its state; leading axes of `volumes` are several guesses at once."
-    labels, indices = np.rint(read_labels(truth_dir)).astype(int), np.asarray(indices)
+    labels, indices = read_states(truth_dir), np.asarray(indices)
     order, curves = np.argsort(labels[indices], kind="stable"), []
-    for rows in np.array_split(order, max(1, -(-len(order) // _chunk(box)))):
+    for rows in np.array_split(order, max(1, -(-len(order) // maps_at_once(box)))):
         states, which = np.unique(labels[indices[rows]], return_inverse=True)
         true = torch.as_tensor(true_volumes(truth_dir, states, box))[which]
         curves.append(
@@ -157,18 +154,6 @@ def mean_fsc(
     "The average over shells 1..D/2, (...); shell 0, the mean grey value, says nothing."
     return np.asarray(curves)[..., 1:].mean(-1)
 
-# %% ../../nbs/analysis/02_metrics.ipynb #6417a01e
-def population_mean(truth_dir, box: int) -> np.ndarray:
-    "The average true map (D, D, D) over all particles."
-    states, counts = np.unique(np.rint(read_labels(truth_dir)).astype(int), return_counts=True)
-    total, chunk = torch.zeros(box, box, box), _chunk(box)
-    for k in range(0, len(states), chunk):
-        share = torch.as_tensor(counts[k : k + chunk] / counts.sum(), dtype=torch.float32)
-        total += torch.tensordot(
-            share, torch.as_tensor(true_volumes(truth_dir, states[k : k + chunk], box)).float(), 1
-        )
-    return total.numpy()
-
 # %% ../../nbs/analysis/02_metrics.ipynb #36db2b3a
 def moving_parts(run, truth_dir, latents, moments: Moments) -> dict:
     "How well the deviation of the density (`moments` of the maps of `latents`), and of the queries if the run has a model, find the truly moving voxels: areas under the ROC curve."
@@ -179,18 +164,6 @@ def moving_parts(run, truth_dir, latents, moments: Moments) -> dict:
     return {
         f"flexibility_{'auc' if name == 'density' else name}": value for name, value in area.items()
     }
-
-
-def read_poses(truth_dir) -> tuple[np.ndarray, np.ndarray]:
-    "The true rotations (N, 3, 3) and shifts (N, 2), in px, of a simulated set."
-    try:
-        return tuple(
-            np.load(Path(truth_dir) / f"{name}.npy") for name in ("rotations", "shifts_px")
-        )
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{truth_dir}: expected the truth folder of a simulated set with rotations.npy and shifts_px.npy, found none ({error}); check the path"
-        ) from error
 
 
 def pose_scores(run, truth_dir) -> dict:

@@ -13,9 +13,9 @@ from cryoformer_nb.analysis.flexibility import (
     flexibility_map,
     moving_voxels,
 )
-from cryoformer_nb.analysis.metrics import true_volumes
 from cryoformer_nb.command.cli import main
 from cryoformer_nb.core.conventions import InputError
+from cryoformer_nb.imaging.truth import true_volumes
 
 
 def test_moving_voxels_of_adk(shared):

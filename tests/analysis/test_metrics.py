@@ -5,16 +5,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from cryoformer_nb.analysis.metrics import (
-    latent_r2,
-    mean_fsc,
-    per_particle_fsc,
-    population_mean,
-    score,
-    true_volumes,
-)
+from cryoformer_nb.analysis.metrics import latent_r2, mean_fsc, per_particle_fsc, score
 from cryoformer_nb.core.files import read_map
 from cryoformer_nb.core.fsc import fsc
+from cryoformer_nb.imaging.truth import population_mean, true_volumes
 
 
 def test_true_volumes_are_those_of_the_file(shared):

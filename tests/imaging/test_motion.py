@@ -8,7 +8,6 @@ import pytest
 
 from cryoformer_nb.command.cli import main
 from cryoformer_nb.core.conventions import InputError
-from cryoformer_nb.imaging.density import load_models, read_structure
 from cryoformer_nb.imaging.motion import (
     describe,
     find_domains,
@@ -17,8 +16,8 @@ from cryoformer_nb.imaging.motion import (
     read_pair,
     rms,
     superpose,
-    write_residues,
 )
+from cryoformer_nb.imaging.structures import load_models, read_structure, write_residues
 
 
 @pytest.fixture

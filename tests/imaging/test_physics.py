@@ -18,15 +18,11 @@ from cryoformer_nb.core.rotations import (
     rotvec_to_matrix,
 )
 from cryoformer_nb.imaging.ctf import ctf
-from cryoformer_nb.imaging.density import (
-    atoms_to_map,
-    gaussian_projection,
-    gaussian_volume,
-    load_atoms,
-    load_models,
-)
+from cryoformer_nb.imaging.density import gaussian_projection, gaussian_volume
 from cryoformer_nb.imaging.projector import image_positions, lattice_coordinates, project, splat
-from cryoformer_nb.imaging.simulator import form_images, simulate, true_volumes
+from cryoformer_nb.imaging.simulator import form_images, simulate
+from cryoformer_nb.imaging.structures import atoms_to_map, load_atoms, load_models
+from cryoformer_nb.imaging.truth import true_volumes
 
 
 def correlation(a, b) -> float:

@@ -14,7 +14,8 @@ from cryoformer_nb.core.conventions import InputError
 from cryoformer_nb.core.fsc import fsc
 from cryoformer_nb.core.rotations import random_rotations, rotvec_to_matrix
 from cryoformer_nb.imaging.projector import image_positions, lattice_coordinates
-from cryoformer_nb.imaging.simulator import simulate, true_volumes
+from cryoformer_nb.imaging.simulator import simulate
+from cryoformer_nb.imaging.truth import true_volumes
 from cryoformer_nb.model.config import Config
 from cryoformer_nb.model.model import CryoFormer
 from cryoformer_nb.particles.consensus import consensus
