@@ -14,7 +14,12 @@ import numpy as np
 import torch
 from scipy.spatial import cKDTree
 
-from .flexibility import Moments, flexibility_auc, has_regions, query_deviation
+from cryoformer_nb.analysis.flexibility import (
+    Moments,
+    flexibility_auc,
+    has_regions,
+    query_deviation,
+)
 from ..core.conventions import InputError
 from ..core.fsc import fsc_curves
 from ..core.rotations import geodesic_angle

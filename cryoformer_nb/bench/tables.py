@@ -18,12 +18,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from ..analysis.metrics import PoseError, population_mean, pose_error, read_poses, score
+from ..analysis.metrics import PoseError, pose_error, score
 from .benchmark import consensus_score
 from ..core.conventions import InputError
 from ..core.files import atomic_path, plain
 from ..core.fsc import crossing, fsc
-from ..imaging.simulator import load_molecule, simulate
+from ..imaging.molecules import load_molecule
+from ..imaging.simulator import simulate
+from ..imaging.truth import population_mean, read_poses
 from ..model.config import Config
 from ..particles.consensus import consensus
 from ..particles.particles import load_particles

@@ -54,7 +54,7 @@ def _outside(out, *inputs):
 # %% ../../nbs/command/01_cli.ipynb #f11465a9
 def _simulate(a) -> None:
     "Simulate a particle set with known truth: RELION star file, image stack, and the states, poses and maps they were made from."
-    from cryoformer_nb.imaging.motion import simulate_motion
+    from cryoformer_nb.imaging.simulator import simulate_motion
     from cryoformer_nb.imaging.simulator import simulate
     from cryoformer_nb.particles.recipes import RECIPES, recipe
 

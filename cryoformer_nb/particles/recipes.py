@@ -16,8 +16,9 @@ import starfile
 
 from ..core.conventions import InputError
 from ..core.files import write_stack
-from ..imaging.motion import simulate_motion, write_residues
-from ..imaging.simulator import load_molecule, simulate
+from ..imaging.molecules import load_molecule
+from ..imaging.simulator import simulate, simulate_motion
+from ..imaging.structures import write_residues
 from .cryosparc import write_cs, write_pickles
 from .particles import load_particles
 

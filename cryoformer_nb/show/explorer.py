@@ -23,7 +23,7 @@ import torch
 from plotly.subplots import make_subplots
 from scipy.spatial import cKDTree
 
-from ..analysis.flexibility import read_labels
+from ..imaging.truth import read_labels
 from ..analysis.latent import motion_coordinate, motion_path, pca, principal_path
 from ..core.conventions import InputError
 from ..core.figures import PALETTE

@@ -11,10 +11,10 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from ..analysis.metrics import read_poses
 from ..analysis.pose_history import PoseHistory, pose_history
 from ..core.conventions import InputError
 from ..core.figures import PALETTE
+from ..imaging.truth import read_poses
 from ..particles.particles import evenly
 from .panels import Panel, control, live_figure
 

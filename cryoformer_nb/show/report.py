@@ -15,10 +15,11 @@ from plotly.offline import get_plotlyjs
 
 from ..analysis.flexibility import flexibility
 from ..analysis.latent import motion_path
-from ..analysis.metrics import read_labels, read_poses, score
+from ..analysis.metrics import score
 from ..analysis.pose_history import pose_history
 from ..core.files import atomic_path, read_map
 from ..core.fsc import fsc
+from ..imaging.truth import read_labels, read_poses
 from .cloud import latent_figure
 from .map import flexibility_figure, path_figure
 from .poses import animated_pose_figure
