@@ -1,4 +1,4 @@
-"""What the site's builders ask of the notebooks, checked without building: nbdev's documentation processing has traps that tools/docs.py and Quarto share."""
+"""What the site's builders ask of the notebooks, checked without building them."""
 
 import ast
 import json
@@ -9,124 +9,129 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-NOTEBOOKS = [
-    p for p in sorted((ROOT / "nbs").rglob("*.ipynb")) if ".ipynb_checkpoints" not in p.parts
-]
+EVERY = sorted((ROOT / "nbs").rglob("*.ipynb"))
+NOTEBOOKS = [p for p in EVERY if ".ipynb_checkpoints" not in p.parts]
 TUTORIALS = [p for p in NOTEBOOKS if p.parent.name == "tutorials"]
 IMPORTS = (ast.Import, ast.ImportFrom)
 
 
 def cells(path: Path) -> list:
-    return [
-        (c["cell_type"], "".join(c["source"]))
-        for c in json.loads(path.read_text(encoding="utf-8"))["cells"]
-    ]
+    "Kind and source of every cell."
+    found = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return [(c["cell_type"], "".join(c["source"])) for c in found]
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def named(path: Path) -> str:
+    return f"{path.parent.name}-{path.stem}"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=named)
 def test_first_cell_is_title_and_description(path):
     "The builders take title and description from the first cell and drop the rest of it."
     kind, source = cells(path)[0]
     lines = [line for line in source.split("\n") if line.strip()]
-    assert (
-        kind == "markdown"
-        and lines[0].startswith("# ")
-        and len(lines) == 2
-        and lines[1].startswith("> ")
-    ), (
-        "expected '# title', an empty line and one '> line' alone in the first cell; put the text into a second cell"
-    )
+    rule = "expected '# title', an empty line and one '> line' alone in the first cell"
+    assert kind == "markdown", rule
+    assert lines[0].startswith("# "), rule
+    assert lines[1].startswith("> "), rule
+    assert len(lines) == 2, f"{rule}; put the text into a second cell"
 
 
-@pytest.mark.parametrize("path", [p for p in NOTEBOOKS if p not in TUTORIALS], ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", [p for p in NOTEBOOKS if p not in TUTORIALS], ids=named)
 def test_imports_stand_in_cells_of_their_own(path):
     "A cell with an import is executed when the pages are made, without the cells before it."
     for kind, source in cells(path):
-        if (
-            kind != "code"
-            or re.match(r"#\|\s*(export|eval: false)", source)
-            or "nbdev_export()" in source
-        ):
+        if kind != "code" or re.match(r"#\|\s*(export|eval: false)", source):
             continue
-        tree = ast.parse(
-            "\n".join(
-                "" if line.lstrip().startswith(("%", "!")) else line for line in source.split("\n")
-            )
-        )
+        if "nbdev_export()" in source:
+            continue
+        lines = source.split("\n")
+        tree = ast.parse("\n".join("" if re.match(r"\s*[%!]", line) else line for line in lines))
         inside = any(isinstance(node, IMPORTS) for node in ast.walk(tree))
-        assert not inside or all(isinstance(node, IMPORTS) for node in tree.body), (
-            f"imports and other code in one cell: {source[:100]!r}"
-        )
+        alone = all(isinstance(node, IMPORTS) for node in tree.body)
+        assert alone or not inside, f"imports and other code in one cell: {source[:100]!r}"
 
 
 def exercises(path: Path) -> list:
     "The cells of each exercise, from its question to its solution."
-    found, every = [], cells(path)
-    starts = [
-        k
-        for k, (kind, source) in enumerate(every)
-        if kind == "markdown" and re.search(r"^#+ Exercise \d", source, flags=re.M)
-    ]
+    every = cells(path)
+
+    def is_question(kind: str, source: str) -> bool:
+        return kind == "markdown" and bool(re.search(r"^#+ Exercise \d", source, flags=re.M))
+
+    def is_solution(kind: str, source: str) -> bool:
+        return kind == "markdown" and source.startswith("<details>")
+
+    starts = [k for k, cell in enumerate(every) if is_question(*cell)]
+    found = []
     for a, b in zip(starts, [*starts[1:], len(every)]):
-        end = next(
-            (
-                k
-                for k in range(a + 1, b)
-                if every[k][0] == "markdown" and every[k][1].startswith("<details>")
-            ),
-            b - 1,
-        )
-        found.append(every[a : end + 1])
+        ends = [k for k in range(a + 1, b) if is_solution(*every[k])]
+        found.append(every[a : (ends[0] if ends else b - 1) + 1])
     return found
 
 
-@pytest.mark.parametrize("path", TUTORIALS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", TUTORIALS, ids=named)
 def test_tutorial_has_three_exercises(path):
     found = exercises(path)
-    assert len(found) >= 3, "a tutorial asks three questions (notebook 06_exercises says how)"
+    assert len(found) >= 3, "a tutorial asks three questions (show/00_exercises says how)"
     for question, *between, (_, solution) in found:
+        asked = question[1][:60]
         code = [source for kind, source in between if kind == "code"]
-        assert any(re.search(r"^\w+ = \.\.\.", c, flags=re.M) for c in code) and re.search(
-            r"^check\(", code[-1], flags=re.M
-        ), (
-            f"after the question, what to change (answer = ...), and last check(...): {question[1][:60]}"
-        )
-        assert (
-            solution.startswith("<details>")
-            and solution.rstrip().endswith("</details>")
-            and len(re.findall(r"^```python$", solution, flags=re.M)) == 1
-        ), f"one solution, folded, with one block of code: {question[1][:60]}"
+        changed = any(re.search(r"^\w+ = \.\.\.", c, flags=re.M) for c in code)
+        assert changed, f"after the question, what to change (answer = ...): {asked}"
+        checked = re.search(r"^check\(", code[-1], flags=re.M)
+        assert checked, f"before the solution, check(...): {asked}"
+        folded = solution.startswith("<details>") and solution.rstrip().endswith("</details>")
+        assert folded, f"the solution is folded: {asked}"
+        blocks = re.findall(r"^```python$", solution, flags=re.M)
+        assert len(blocks) == 1, f"one block of code in the solution: {asked}"
 
 
-@pytest.mark.parametrize("path", TUTORIALS, ids=lambda p: p.stem)
-def test_tutorial_starts_with_goal_and_picture(path):
-    every = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    start = "".join("".join(c["source"]) for c in every[:4] if c["cell_type"] == "markdown").lower()
+def draws(cell: dict) -> bool:
+    "Whether a picture is stored with it."
+    kinds = [kind for output in cell.get("outputs", []) for kind in output.get("data", {})]
+    return any(kind.startswith(("application/vnd.plotly", "image/")) for kind in kinds)
+
+
+@pytest.mark.parametrize("path", TUTORIALS, ids=named)
+def test_tutorial_starts_with_its_goal(path):
+    start = " ".join(source for kind, source in cells(path)[:4] if kind == "markdown").lower()
     assert re.search(r"you will|goal|what you", start), (
         "a tutorial says at its top what the reader will be able to do"
     )
-    first = next(
-        (
-            k
-            for k, c in enumerate(every)
-            for o in c.get("outputs", [])
-            if any(m.startswith(("application/vnd.plotly", "image/")) for m in o.get("data", {}))
-        ),
-        None,
-    )
-    assert first is not None and first <= len(every) / 2, "a picture early"
 
 
-def test_quarto_file_is_plain():
-    "Keys that Quarto knows; pages that exist; every section a layer."
-    config = yaml.safe_load((ROOT / "_quarto.yml").read_text(encoding="utf-8"))
-    assert (
-        set(config) <= {"project", "format", "website", "metadata-files", "execute"}
-        and config["project"]["type"] == "website"
-    )
-    for item in config["website"]["sidebar"]["contents"]:
+@pytest.mark.parametrize("path", TUTORIALS, ids=named)
+def test_tutorial_has_a_picture_early(path):
+    every = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    pictures = [k for k, cell in enumerate(every) if draws(cell)]
+    assert pictures
+    assert pictures[0] <= len(every) / 2
+
+
+@pytest.fixture(scope="module")
+def quarto() -> dict:
+    return yaml.safe_load((ROOT / "_quarto.yml").read_text(encoding="utf-8"))
+
+
+def test_quarto_file_is_plain(quarto):
+    "Keys that Quarto knows, pages that exist."
+    assert set(quarto) <= {"project", "format", "website", "metadata-files", "execute"}
+    assert quarto["project"]["type"] == "website"
+    for item in quarto["website"]["sidebar"]["contents"]:
         for page in item["contents"] if isinstance(item, dict) else [item]:
             assert (ROOT / "nbs" / page).is_file(), f"_quarto.yml lists {page}, which is not there"
+
+
+def test_links_of_the_navigation_bar_exist(quarto):
+    bar = quarto["website"]["navbar"]
+    for item in bar["left"] + bar["right"]:
+        href = item["href"]
+        there = href.startswith("https://") or (ROOT / "nbs" / href).is_file()
+        assert there, f"_quarto.yml: the bar links to {href}, which is not there"
+
+
+PACKAGED = r"(plotly|katex|3dmol|jquery|require)[\w.-]*\.(js|css)$|\.woff2?$|\.min\.(js|css)$"
 
 
 def test_no_third_party_script_is_committed():
@@ -134,16 +139,5 @@ def test_no_third_party_script_is_committed():
         for path in (ROOT / folder).rglob("*"):
             if "node_modules" in path.parts or not path.is_file():
                 continue
-            assert not re.search(
-                r"(plotly|katex|3dmol|jquery|require)[\w.-]*\.(js|css)$|\.woff2?$|\.min\.(js|css)$",
-                path.name,
-                flags=re.I,
-            ), f"{path.name}: scripts and fonts come from packages"
-
-
-def test_links_of_the_navigation_bar_exist():
-    bar = yaml.safe_load((ROOT / "_quarto.yml").read_text(encoding="utf-8"))["website"]["navbar"]
-    for item in bar["left"] + bar["right"]:
-        assert item["href"].startswith("https://") or (ROOT / "nbs" / item["href"]).is_file(), (
-            f"_quarto.yml: the bar links to {item['href']}, which is not there"
-        )
+            foreign = re.search(PACKAGED, path.name, flags=re.I)
+            assert not foreign, f"{path.name}: scripts and fonts come from packages"

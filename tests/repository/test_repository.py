@@ -1,4 +1,4 @@
-"""The repository keeps its own rules: layers, generated files in step with the notebooks, small outputs, nothing of one machine."""
+"""The repository keeps its own rules: layers, generated files in step, nothing of one machine."""
 
 import ast
 import json
@@ -12,18 +12,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-#: The layers, in the order in which data flow down them: a folder imports itself and those before it.
-LAYERS = [
-    "core",
-    "imaging",
-    "particles",
-    "model",
-    "training",
-    "analysis",
-    "show",
-    "bench",
-    "command",
-]
+#: The layers, in the order in which data flow: a folder imports itself and those before it.
+LAYERS = ["core", "imaging", "particles", "model", "training", "analysis", "show"]
+LAYERS += ["bench", "command"]
 NOTEBOOKS = sorted((ROOT / "nbs").glob("*/[0-9]*.ipynb"))
 TUTORIALS = sorted((ROOT / "nbs" / "tutorials").glob("*.ipynb"))
 
@@ -51,43 +42,38 @@ PLACE = {module_of(p): place(p) for p in NOTEBOOKS if module_of(p)}
 
 def tree(source: str):
     "The syntax tree of a cell, its IPython magics taken out."
-    return ast.parse(
-        "\n".join(
-            "" if line.lstrip().startswith(("%", "!", "?")) else line for line in source.split("\n")
-        )
-    )
+    lines = source.split("\n")
+    return ast.parse("\n".join("" if re.match(r"\s*[%!?]", line) else line for line in lines))
 
 
 def imported(source: str) -> set:
-    "Modules of the package that a cell imports, at any depth, by `import` or by a string handed to importlib."
-    found, public = set(), public_names()
+    "Modules of the package that a cell imports, by `import` or by a string given to importlib."
+    found = set()
     for node in ast.walk(tree(source)):
-        if (
-            isinstance(node, ast.ImportFrom)
-            and (node.module or "").split(".")[0] == "cryoformer_nb"
-        ):
-            parts = node.module.split(".")[1:]
-            if len(parts) == 2:
-                found.add(".".join(parts))
-            else:
-                found |= {
-                    public.get(a.name) or ".".join([*parts, a.name])
-                    for a in node.names
-                    if not a.name.startswith("__")
-                }
+        if isinstance(node, ast.ImportFrom):
+            found |= modules_of_from(node)
         elif isinstance(node, ast.Import):
-            found |= {
-                a.name.partition(".")[2] for a in node.names if a.name.startswith("cryoformer_nb.")
-            }
-        elif isinstance(node, ast.Call) and getattr(
-            node.func, "id", getattr(node.func, "attr", "")
-        ) in ("import_module", "__import__"):
-            found |= {
-                a.value.partition(".")[2]
-                for a in node.args
-                if isinstance(a, ast.Constant) and str(a.value).startswith("cryoformer_nb")
-            }
-    return found
+            found |= {a.name for a in node.names if a.name.startswith("cryoformer_nb.")}
+        elif isinstance(node, ast.Call) and called(node) in ("import_module", "__import__"):
+            given = [a.value for a in node.args if isinstance(a, ast.Constant)]
+            found |= {v for v in given if str(v).startswith("cryoformer_nb.")}
+    return {name.removeprefix("cryoformer_nb.") for name in found}
+
+
+def modules_of_from(node: ast.ImportFrom) -> set:
+    "Modules that `from .. import ..` names: the module itself, or what it takes from a folder."
+    package, *parts = (node.module or "").split(".")
+    if package != "cryoformer_nb":
+        return set()
+    if len(parts) == 2:
+        return {".".join(parts)}
+    public = public_names()
+    names = [a.name for a in node.names if not a.name.startswith("__")]
+    return {public.get(name) or ".".join([*parts, name]) for name in names}
+
+
+def called(node: ast.Call) -> str:
+    return getattr(node.func, "id", getattr(node.func, "attr", ""))
 
 
 def public_names() -> dict:
@@ -97,8 +83,13 @@ def public_names() -> dict:
     return cryoformer_nb._PUBLIC
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: f"{p.parent.name}-{p.stem}")
+def named(path: Path) -> str:
+    return f"{path.parent.name}-{path.stem}"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=named)
 def test_imports_flow_down(path):
+    rule = f"folders {', '.join(LAYERS)}, numbers inside a folder"
     for source in code_cells(path):
         for module in imported(source):
             assert module in PLACE, f"{path.name} imports {module}, which no notebook exports"
@@ -106,18 +97,16 @@ def test_imports_flow_down(path):
                 assert "#| export" not in source, f"{path.name} exports an import of itself"
             else:
                 assert PLACE[module] < place(path), (
-                    f"{path.parent.name}/{path.name} imports {module}; a notebook imports only what stands above it: folders {', '.join(LAYERS)}, numbers inside a folder"
+                    f"{path.parent.name}/{path.name} imports {module}; "
+                    f"a notebook imports only what stands above it: {rule}"
                 )
 
 
 def test_editors_see_the_public_names():
     "The names under TYPE_CHECKING are those that are importable, from the same modules."
-    tree = ast.parse((ROOT / "cryoformer_nb" / "__init__.py").read_text())
-    block = next(
-        node
-        for node in tree.body
-        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "_TYPE_CHECKING"
-    )
+    body = ast.parse((ROOT / "cryoformer_nb" / "__init__.py").read_text()).body
+    conditions = [node for node in body if isinstance(node, ast.If)]
+    block = next(n for n in conditions if getattr(n.test, "id", "") == "_TYPE_CHECKING")
     assert {a.name: node.module for node in block.body for a in node.names} == public_names()
 
 
@@ -125,62 +114,54 @@ def test_public_names_are_there():
     import cryoformer_nb
 
     for name in cryoformer_nb.__all__:
-        assert getattr(cryoformer_nb, name).__name__.rpartition(".")[2] == name and name in dir(
-            cryoformer_nb
-        )
+        assert getattr(cryoformer_nb, name).__name__.rpartition(".")[2] == name
+        assert name in dir(cryoformer_nb)
 
 
 def test_modules_and_notebooks_are_one_to_one():
-    modules = [module_of(p) for p in NOTEBOOKS if module_of(p)]
-    assert len(set(modules)) == len(modules) and len({place(p) for p in NOTEBOOKS}) == len(
-        NOTEBOOKS
-    )
-    assert [m.split(".")[0] for m in modules] == [
-        p.parent.name for p in NOTEBOOKS if module_of(p)
-    ], "a module lies in the folder of its notebook"
-    made = {
-        p.relative_to(ROOT / "cryoformer_nb").with_suffix("").as_posix().replace("/", ".")
-        for p in (ROOT / "cryoformer_nb").rglob("*.py")
-        if p.name not in ("__init__.py", "_modidx.py")
-    }
-    assert made == set(modules), "every module comes from a notebook"
+    modules = {p: module_of(p) for p in NOTEBOOKS if module_of(p)}
+    assert len(set(modules.values())) == len(modules), "two notebooks export one module"
+    assert len({place(p) for p in NOTEBOOKS}) == len(NOTEBOOKS), "two notebooks have one number"
+    for path, module in modules.items():
+        assert module.split(".")[0] == path.parent.name, "a module lies in its notebook's folder"
+    package = ROOT / "cryoformer_nb"
+    files = [p for p in package.rglob("*.py") if p.name not in ("__init__.py", "_modidx.py")]
+    made = {".".join(p.relative_to(package).with_suffix("").parts) for p in files}
+    assert made == set(modules.values()), "every module comes from a notebook"
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS + TUTORIALS, ids=lambda p: f"{p.parent.name}-{p.stem}")
+#: Lines of an exported cell: 25 are plenty.
+MOST_LINES = 140
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS + TUTORIALS, ids=named)
 def test_notebook_form(path):
     listed = cells(path)
-    first = "".join(listed[0]["source"])
-    assert listed[0]["cell_type"] == "markdown" and re.match(r"# .+\n\s*\n> .+", first), (
-        "a title and one line in a quotation open the notebook"
-    )
+    assert listed[0]["cell_type"] == "markdown"
+    opening = "".join(listed[0]["source"])
+    assert re.match(r"# .+\n\s*\n> .+", opening), "a title and one line in a quotation come first"
     assert len(listed) <= 80, f"{len(listed)} cells; split the notebook"
     for source in code_cells(path):
         if not source.startswith("#| export"):
             continue
-        body = tree(source).body
-        kinds = {isinstance(node, (ast.Import, ast.ImportFrom)) for node in body}
+        kinds = {isinstance(node, (ast.Import, ast.ImportFrom)) for node in tree(source).body}
         assert len(kinds) < 2, f"an exported cell holds imports or code, not both: {source[:80]}"
-        assert len(source.split("\n")) <= 140, (
-            f"an exported cell of {len(source.split(chr(10)))} lines; 25 are plenty: {source[:80]}"
-        )
+        count = len(source.split("\n"))
+        assert count <= MOST_LINES, f"an exported cell of {count} lines: {source[:80]}"
 
 
-@pytest.mark.parametrize(
-    "path",
-    NOTEBOOKS + TUTORIALS + [ROOT / "nbs" / "index.ipynb"],
-    ids=lambda p: f"{p.parent.name}-{p.stem}",
-)
+@pytest.mark.parametrize("path", [*NOTEBOOKS, *TUTORIALS, ROOT / "nbs" / "index.ipynb"], ids=named)
 def test_stored_outputs_are_small(path):
     size = sum(len(json.dumps(c.get("outputs", []))) for c in cells(path))
     assert size < 200_000, (
         f"{size / 1e3:.0f} kB of stored outputs; draw fewer points or smaller pictures"
     )
-    assert "application/vnd.jupyter.widget-state+json" not in path.read_text(encoding="utf-8"), (
-        "widget state never goes into a notebook"
-    )
+    state = "application/vnd.jupyter.widget-state+json"
+    assert state not in path.read_text(encoding="utf-8"), "widget state is never stored"
     kinds = {kind for c in cells(path) for o in c.get("outputs", []) for kind in o.get("data", {})}
     assert "application/vnd.jupyter.widget-view+json" not in kinds, (
-        "a stored widget is a dead box without its kernel: run the notebook with CRYOFORMER_WIDGETS=static"
+        "a stored widget is a dead box without its kernel: "
+        "run the notebook with CRYOFORMER_WIDGETS=static"
     )
 
 
@@ -192,17 +173,12 @@ def test_tutorials_export_nothing():
 
 
 def tracked() -> list:
+    command = ["git", "-c", f"safe.directory={ROOT}", "ls-files", "-z"]
     try:
-        names = subprocess.run(
-            ["git", "-c", f"safe.directory={ROOT}", "ls-files", "-z"],
-            cwd=ROOT,
-            capture_output=True,
-            check=True,
-            text=True,
-        ).stdout.split("\0")
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, text=True)
     except (OSError, subprocess.CalledProcessError) as error:
         pytest.skip(f"not a git checkout: {error}")
-    return [ROOT / n for n in names if n and (ROOT / n).is_file()]
+    return [ROOT / n for n in done.stdout.split("\0") if n and (ROOT / n).is_file()]
 
 
 #: What git tracks and is no text.
@@ -229,8 +205,9 @@ def test_nothing_of_one_machine():
 
 def test_nothing_large():
     for path in tracked():
-        assert path.stat().st_size < 1_500_000, (
-            f"{path.relative_to(ROOT)} has {path.stat().st_size / 1e6:.1f} MB; large files stay out of git"
+        size = path.stat().st_size
+        assert size < 1_500_000, (
+            f"{path.relative_to(ROOT)} has {size / 1e6:.1f} MB; large files stay out of git"
         )
 
 
@@ -241,13 +218,9 @@ def exported(tmp_path_factory):
     if not nbdev_export.exists():
         pytest.skip("nbdev is not installed: pip install -c constraints.txt -e '.[dev]'")
     copy = tmp_path_factory.mktemp("copy")
+    ignore = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
     for name in ("nbs", "cryoformer_nb"):
-        shutil.copytree(
-            ROOT / name,
-            copy / name,
-            symlinks=True,
-            ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"),
-        )
+        shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=ignore)
     for name in ("settings.ini", "setup.py", "_quarto.yml"):
         shutil.copy(ROOT / name, copy / name)
     for tool in ("nbdev_export", "nbdev_clean"):
@@ -257,9 +230,8 @@ def exported(tmp_path_factory):
 
 def test_export_is_in_sync(exported):
     for made in sorted((exported / "cryoformer_nb").rglob("*.py")):
-        assert made.read_text() == (ROOT / made.relative_to(exported)).read_text(), (
-            f"{made.relative_to(exported)} is stale; run nbdev_export"
-        )
+        name = made.relative_to(exported)
+        assert made.read_text() == (ROOT / name).read_text(), f"{name} is stale; run nbdev_export"
 
 
 def test_notebooks_are_clean(exported):
@@ -302,71 +274,64 @@ def test_readme_links_exist():
             assert (ROOT / target).exists(), f"README.md links to {target}, which is not there"
 
 
-def test_settings_and_setup_agree():
+def settings() -> dict:
     parser = ConfigParser(interpolation=None, delimiters=["="])
     parser.read(ROOT / "settings.ini", encoding="utf-8")
-    cfg, got = parser["DEFAULT"], {}
+    return parser["DEFAULT"]
+
+
+@pytest.fixture
+def set_up(monkeypatch) -> dict:
+    "What setup.py hands to setuptools."
     import setuptools
 
-    original, setuptools.setup = setuptools.setup, lambda **keys: got.update(keys)
-    try:
-        exec(
-            compile((ROOT / "setup.py").read_text(), ROOT / "setup.py", "exec"),
-            {"__file__": str(ROOT / "setup.py"), "__name__": "setup"},
-        )
-    finally:
-        setuptools.setup = original
-    assert (got["name"], got["version"], got["license"]) == (
-        cfg["lib_name"],
-        cfg["version"],
-        "Apache-2.0",
-    ) and cfg["license"] == "apache2"
-    assert (
-        got["install_requires"] == cfg["requirements"].split()
-        and got["extras_require"]["dev"] == cfg["dev_requirements"].split()
-    )
-    assert got["entry_points"]["console_scripts"] == ["cryoformer=cryoformer_nb.command.cli:main"]
-    assert "cryoformer_nb" in got["packages"]
-    assert (
-        f'__version__ = "{cfg["version"]}"' in (ROOT / "cryoformer_nb" / "__init__.py").read_text()
-    )
+    got, path = {}, ROOT / "setup.py"
+    monkeypatch.setattr(setuptools, "setup", lambda **keys: got.update(keys))
+    exec(compile(path.read_text(), path, "exec"), {"__file__": str(path), "__name__": "setup"})
+    return got
+
+
+def test_settings_and_setup_agree(set_up):
+    cfg = settings()
+    assert set_up["name"] == cfg["lib_name"]
+    assert set_up["version"] == cfg["version"]
+    assert (set_up["license"], cfg["license"]) == ("Apache-2.0", "apache2")
+    assert set_up["install_requires"] == cfg["requirements"].split()
+    assert set_up["extras_require"]["dev"] == cfg["dev_requirements"].split()
+    command = set_up["entry_points"]["console_scripts"]
+    assert command == ["cryoformer=cryoformer_nb.command.cli:main"]
+    for layer in LAYERS:
+        assert f"cryoformer_nb.{layer}" in set_up["packages"]
+    top = (ROOT / "cryoformer_nb" / "__init__.py").read_text()
+    assert f'__version__ = "{cfg["version"]}"' in top
+
+
+def foreign_imports(path: Path) -> set:
+    "Top-level names of the absolute imports of a module."
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {a.name.split(".")[0] for a in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            found.add(node.module.split(".")[0])
+    return found
 
 
 def test_requirements_are_what_is_imported():
-    "Every foreign module that exported code imports is declared, and nothing of the development tools is among them."
-    parser = ConfigParser(interpolation=None, delimiters=["="])
-    parser.read(ROOT / "settings.ini", encoding="utf-8")
-    declared = {
-        re.split(r"[<>=]", r)[0].replace("-", "_").lower()
-        for r in parser["DEFAULT"]["requirements"].split()
-    }
+    "Exported code imports what is required to run, and nothing of the development tools."
+    required = [re.split(r"[<>=]", r)[0] for r in settings()["requirements"].split()]
     names = {"scikit_image": "skimage", "pyyaml": "yaml", "py3dmol": "py3Dmol"}
-    allowed = (
-        {names.get(d, d) for d in declared}
-        | set(sys.stdlib_module_names)
-        | {"cryoformer_nb", "tinycudann"}
-    )
+    allowed = {names.get(r, r) for r in (r.replace("-", "_").lower() for r in required)}
+    allowed |= set(sys.stdlib_module_names) | {"cryoformer_nb", "tinycudann"}
     for path in (ROOT / "cryoformer_nb").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Import):
-                found = [a.name for a in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.level == 0:
-                found = [node.module]
-            else:
-                continue
-            for name in found:
-                assert name.split(".")[0] in allowed, (
-                    f"{path.name} imports {name}, which settings.ini does not require"
-                )
+        for name in foreign_imports(path):
+            assert name in allowed, f"{path.name} imports {name}: settings.ini lacks it"
 
 
 def test_licence_is_apache():
     text = (ROOT / "LICENSE").read_text()
-    assert (
-        "Apache License" in text
-        and "Version 2.0, January 2004" in text
-        and "END OF TERMS AND CONDITIONS" in text
-    )
+    for words in ("Apache License", "Version 2.0, January 2004", "END OF TERMS AND CONDITIONS"):
+        assert words in text
 
 
 def test_site_lists_every_notebook():
@@ -374,18 +339,16 @@ def test_site_lists_every_notebook():
 
     listed = json.dumps(yaml.safe_load((ROOT / "_quarto.yml").read_text()))
     for path in NOTEBOOKS + TUTORIALS:
-        assert path.relative_to(ROOT / "nbs").as_posix() in listed, (
-            f"_quarto.yml does not list {path.name}"
-        )
+        name = path.relative_to(ROOT / "nbs").as_posix()
+        assert name in listed, f"_quarto.yml does not list {name}"
 
 
 def test_every_notebook_is_in_the_map():
     "CONTRIBUTING.md names every notebook, in the row of its folder."
-    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    lines = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("\n")
     for path in NOTEBOOKS:
-        row = next(
-            (line for line in text.split("\n") if line.startswith(f"| `{path.parent.name}/`")), ""
-        )
+        layer = path.parent.name
+        row = next((line for line in lines if line.startswith(f"| `{layer}/`")), "")
         assert f"`{path.stem}`" in row, (
-            f"CONTRIBUTING.md does not name {path.stem} in the row of {path.parent.name}/"
+            f"CONTRIBUTING.md does not name {path.stem} in the row of {layer}/"
         )
