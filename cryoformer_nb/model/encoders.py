@@ -36,22 +36,33 @@ def view_features(
 # %% ../../nbs/model/02_encoders.ipynb #738cf779
 def mlp(widths: list) -> nn.Sequential:
     "Linear layers of these widths with ReLU between."
-    layers = [m for a, b in zip(widths, widths[1:]) for m in (nn.Linear(a, b), nn.ReLU())]
+    layers = []
+    for width, following in zip(widths, widths[1:]):
+        layers += [nn.Linear(width, following), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
 
 class CanonicalEncoder(nn.Module):
-    "Deformation encoder on back-projected residuals: images (b, D, D), R (b, 3, 3), t (b, 2) px to latents (b, d)."
+    """Deformation encoder on back-projected residuals.
 
-    def __init__(self, points: Tensor, latent_dim: int, width: int = 256, layers: int = 3):
+    Images (b, D, D), rotations (b, 3, 3) and shifts (b, 2) px to latents (b, d)."""
+
+    def __init__(
+        self,
+        points: Tensor,  # (k, 3) xyz px, a coarse lattice in the support
+        latent_dim: int,  # d
+        width: int = 256,  # of the first layer; the others are half as wide
+        layers: int = 3,  # hidden ones
+    ):
         super().__init__()
-        self.register_buffer("points", points)  # (k, 3) xyz px, a coarse lattice in the support
-        self.register_buffer(
-            "gain", torch.ones(())
-        )  # brings the features to variance 1; set by `calibrate`
-        self.net = mlp([len(points) + 9, width, *[max(1, width // 2)] * (layers - 1), latent_dim])
+        self.register_buffer("points", points)
+        # brings the features to variance 1; set by `calibrate`
+        self.register_buffer("gain", torch.ones(()))
+        half = max(1, width // 2)
+        self.net = mlp([len(points) + 9, width, *[half] * (layers - 1), latent_dim])
 
     def features(self, residuals: Tensor, rotations: Tensor, shifts_px: Tensor) -> Tensor:
+        "The residuals (b, k) at the places where the points land."
         return gather(residuals, image_positions(self.points, rotations, shifts_px)) * self.gain
 
     def calibrate(self, residuals: Tensor, rotations: Tensor, shifts_px: Tensor) -> None:
@@ -59,15 +70,14 @@ class CanonicalEncoder(nn.Module):
         self.gain.fill_(1.0).div_(self.features(residuals, rotations, shifts_px).std())
 
     def forward(self, residuals: Tensor, rotations: Tensor, shifts_px: Tensor) -> Tensor:
-        return self.net(
-            torch.cat(
-                [self.features(residuals, rotations, shifts_px), view_features(rotations)], -1
-            )
-        )
+        evidence = self.features(residuals, rotations, shifts_px)
+        return self.net(torch.cat([evidence, view_features(rotations)], -1))
 
 # %% ../../nbs/model/02_encoders.ipynb #04062176
 class ImageEncoder(nn.Module):
-    "The paper's encoder: an MLP (10 x 128, ReLU) from the pixels (b, D, D) to `out` numbers. The pose is not used."
+    """The paper's encoder: an MLP (10 x 128, ReLU) from the pixels (b, D, D) to `out` numbers.
+
+    The pose is not used."""
 
     def __init__(self, box: int, out: int, width: int = 128, layers: int = 10):
         super().__init__()
@@ -85,14 +95,16 @@ class ImageEncoder(nn.Module):
 
 
 class OrientationEncoder(nn.Module):
-    "The paper's pose encoder: images (b, D, D) to rotations (b, 3, 3) through S2 x S2 and shifts (b, 2) in px."
+    """The paper's pose encoder, through S2 x S2.
+
+    Images (b, D, D) to rotations (b, 3, 3) and shifts (b, 2) px."""
 
     def __init__(self, box: int, width: int = 128, layers: int = 10):
         super().__init__()
         self.features = ImageEncoder(box, 8, width, layers)
-        self.features.net[-1].bias.data[:6] = torch.tensor(
-            [1.0, 0, 0, 0, 1, 0]
-        )  # starts near the identity, away from the degenerate zero
+        # starts near the identity, away from the degenerate zero
+        start = torch.tensor([1.0, 0, 0, 0, 1, 0])
+        self.features.net[-1].bias.data[:6] = start
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         out = self.features(images)
@@ -103,12 +115,14 @@ def make_encoder(
     config,
     box: int,
     coords: Tensor,  # (v, 3) xyz px of the support
-) -> nn.Module:
+) -> CanonicalEncoder | ImageEncoder:
     "The deformation encoder that `config` asks for."
-    size = dict(width=config.encoder_width, layers=config.encoder_layers)
-    size = {name: value for name, value in size.items() if value}
+    size = {}
+    if config.encoder_width:
+        size["width"] = config.encoder_width
+    if config.encoder_layers:
+        size["layers"] = config.encoder_layers
     if config.encoder == "image":
         return ImageEncoder(box, config.latent_dim, **size)
-    return CanonicalEncoder(
-        coords[((coords % config.encoder_spacing) == 0).all(-1)], config.latent_dim, **size
-    )
+    coarse = (coords % config.encoder_spacing == 0).all(-1)
+    return CanonicalEncoder(coords[coarse], config.latent_dim, **size)
