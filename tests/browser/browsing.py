@@ -7,6 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 LOOPBACK = "127.0.0.1"
+OURS = (f"http://{LOOPBACK}:", f"ws://{LOOPBACK}:", "data:", "blob:", "about:")
 
 
 def missing(reason: str) -> None:
@@ -17,25 +18,22 @@ def missing(reason: str) -> None:
 
 
 class Watched:
-    "A page, with the requests it makes to other hosts and its errors. The browser itself is started with no way to any other host."
+    "A page, the requests it makes to other hosts (its browser reaches none), and its errors."
 
     def __init__(self, browser, width=1280, height=900):
         self.page = browser.new_page(viewport={"width": width, "height": height})
         self.foreign, self.errors = [], []
-        self.page.on(
-            "request",
-            lambda r: (
-                self.foreign.append(r.url[:200])
-                if not r.url.startswith(
-                    (f"http://{LOOPBACK}:", f"ws://{LOOPBACK}:", "data:", "blob:", "about:")
-                )
-                else None
-            ),
-        )
-        self.page.on(
-            "console", lambda m: self.errors.append(m.text[:300]) if m.type == "error" else None
-        )
-        self.page.on("pageerror", lambda e: self.errors.append(str(e)[:300]))
+        self.page.on("request", self.asked)
+        self.page.on("console", self.complained)
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)[:300]))
+
+    def asked(self, request) -> None:
+        if not request.url.startswith(OURS):
+            self.foreign.append(request.url[:200])
+
+    def complained(self, message) -> None:
+        if message.type == "error":
+            self.errors.append(message.text[:300])
 
     def visit(self, address: str) -> None:
         "Go there, with the findings of earlier visits forgotten."

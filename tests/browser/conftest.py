@@ -1,7 +1,8 @@
-"""A browser, the built site and servers on the loopback address, for the tests that look at what a person sees.
+"""A browser, the built site and servers on the loopback address, for tests of what a person sees.
 
-Skipped, with the reason, where no browser is installed; with CRYOFORMER_REQUIRE_BROWSER=1 (as .ci/run sets it) a missing one is a failure.
-CRYOFORMER_BROWSER names the browser's executable, else Chromium or Chrome is looked for.
+Skipped, with the reason, where no browser is installed; with CRYOFORMER_REQUIRE_BROWSER=1, as
+.ci/run sets it, a missing one is a failure. CRYOFORMER_BROWSER names the browser's executable, else
+Chromium or Chrome is looked for.
 """
 
 import functools
@@ -12,12 +13,14 @@ import shutil
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 from browsing import LOOPBACK, ROOT, missing
 from lab import Lab, working_copy
 
-# As root in a container a sandbox cannot be made; the network ends at this machine; the other flags keep Chromium from calling home.
+# As root in a container a sandbox cannot be made; the network ends at this machine; the other flags
+# keep Chromium from calling home.
 FLAGS = [
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE " + LOOPBACK,
     "--no-sandbox",
@@ -32,22 +35,27 @@ FLAGS = [
 ]
 
 
+def pytest_collection_modifyitems(items):
+    "Whatever needs a browser is slow."
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.slow)
+
+
+BROWSERS = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"]
+
+
 @pytest.fixture(scope="session")
 def chromium():
     "A headless Chromium under Playwright."
     if importlib.util.find_spec("playwright") is None:
         missing("no browser driver: pip install -c constraints.txt -e '.[dev]' installs playwright")
-    names = [
-        os.environ.get("CRYOFORMER_BROWSER"),
-        "chromium",
-        "chromium-browser",
-        "google-chrome",
-        "google-chrome-stable",
-    ]
-    path = next((found for name in names if name and (found := shutil.which(name))), None)
+    names = filter(None, [os.environ.get("CRYOFORMER_BROWSER"), *BROWSERS])
+    path = next(filter(None, map(shutil.which, names)), None)
     if path is None:
         missing(
-            "no browser found: install Chromium (Debian: apt-get install chromium), or name one in CRYOFORMER_BROWSER"
+            "no browser found: install Chromium (Debian: apt-get install chromium), "
+            "or name one in CRYOFORMER_BROWSER"
         )
     from playwright.sync_api import sync_playwright
 
@@ -62,21 +70,16 @@ def site(tmp_path_factory):
     "The folder of the site, built by tools/docs.py."
     if importlib.util.find_spec("smalldocs") is None:
         missing("smalldocs is not installed: pip install -c constraints.txt -e '.[dev]'")
-    if (
-        not shutil.which("npm")
-        and not (ROOT / "tools" / "node_modules").is_dir()
-        and "CRYOFORMER_NODE_MODULES" not in os.environ
-    ):
+    installed = (ROOT / "tools" / "node_modules").is_dir()
+    if not (installed or shutil.which("npm") or "CRYOFORMER_NODE_MODULES" in os.environ):
         missing(
-            "npm is not installed: the site takes KaTeX and its fonts from npm packages (Debian: apt-get install npm)"
+            "npm is not installed: the site takes KaTeX and its fonts from npm packages "
+            "(Debian: apt-get install npm)"
         )
     out = tmp_path_factory.mktemp("site") / "site"
-    built = subprocess.run(
-        [sys.executable, ROOT / "tools" / "docs.py", "--out", out],
-        capture_output=True,
-        text=True,
-        env=dict(os.environ, OMP_NUM_THREADS="1"),
-    )
+    command = [sys.executable, ROOT / "tools" / "docs.py", "--out", out]
+    env = dict(os.environ, OMP_NUM_THREADS="1")
+    built = subprocess.run(command, capture_output=True, text=True, env=env)
     if built.returncode == 3:
         pytest.skip(built.stderr.strip().splitlines()[-1])  # no registry of packages within reach
     assert built.returncode == 0, built.stdout[-2000:] + built.stderr[-2000:]
@@ -92,9 +95,8 @@ def address(site):
         def log_message(self, *args):
             pass
 
-    server = http.server.ThreadingHTTPServer(
-        (LOOPBACK, 0), functools.partial(Quiet, directory=str(site))
-    )
+    handler = functools.partial(Quiet, directory=str(site))
+    server = http.server.ThreadingHTTPServer((LOOPBACK, 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://{LOOPBACK}:{server.server_port}"
     server.shutdown()
@@ -105,8 +107,7 @@ def lab(tmp_path_factory):
     "A JupyterLab over a copy of the tutorials, with their solutions."
     if importlib.util.find_spec("jupyterlab") is None:
         missing("jupyterlab is not installed: pip install -c constraints.txt -e '.[dev]'")
-    server = Lab(
-        working_copy(tmp_path_factory.mktemp("notebooks")), tmp_path_factory.mktemp("jupyter")
-    )
+    notebooks = working_copy(tmp_path_factory.mktemp("notebooks"))
+    server = Lab(notebooks, tmp_path_factory.mktemp("jupyter"))
     yield server
     server.stop()

@@ -1,4 +1,7 @@
-"""A real JupyterLab on the loopback address, and a notebook in it, driven as a person would: menus, clicks, drags. Nothing is written into the repository."""
+"""A real JupyterLab on the loopback address and a notebook in it, driven by menus, clicks, drags.
+
+Nothing is written into the repository.
+"""
 
 import json
 import os
@@ -20,30 +23,39 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
+#: Settings of the lab: all cells are in the page, and no news are fetched.
+SETTINGS = {
+    "notebook-extension/tracker": dict(windowingMode="none"),
+    "apputils-extension/notification": dict(fetchNews="false", checkForUpdates=False),
+}
+
+
+def surroundings(settings: Path) -> dict:
+    "Environment of a lab that reads and writes nothing of the person who runs the tests."
+    return dict(
+        os.environ,
+        JUPYTER_CONFIG_DIR=str(settings / "config"),
+        JUPYTER_DATA_DIR=str(settings / "data"),
+        JUPYTER_RUNTIME_DIR=str(settings / "runtime"),
+        JUPYTERLAB_SETTINGS_DIR=str(settings / "lab"),
+        JUPYTERLAB_WORKSPACES_DIR=str(settings / "workspaces"),
+        IPYTHONDIR=str(settings / "ipython"),
+        JUPYTER_PREFER_ENV_PATH="1",
+        CRYOFORMER_TUTORIAL_SIZE="small",
+        OMP_NUM_THREADS="1",
+    )
+
+
 class Lab:
     "A JupyterLab server over a folder, with settings of its own."
 
     def __init__(self, folder: Path, settings: Path):
         self.folder, port = folder, free_port()
-        for name, value in {
-            "notebook-extension/tracker": dict(windowingMode="none"),
-            "apputils-extension/notification": dict(fetchNews="false", checkForUpdates=False),
-        }.items():
+        self.address = f"http://{LOOPBACK}:{port}"
+        for name, value in SETTINGS.items():
             path = settings / "lab" / "@jupyterlab" / f"{name}.jupyterlab-settings"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(value))
-        env = dict(
-            os.environ,
-            JUPYTER_CONFIG_DIR=str(settings / "config"),
-            JUPYTER_DATA_DIR=str(settings / "data"),
-            JUPYTER_RUNTIME_DIR=str(settings / "runtime"),
-            JUPYTERLAB_SETTINGS_DIR=str(settings / "lab"),
-            JUPYTERLAB_WORKSPACES_DIR=str(settings / "workspaces"),
-            IPYTHONDIR=str(settings / "ipython"),
-            JUPYTER_PREFER_ENV_PATH="1",
-            CRYOFORMER_TUTORIAL_SIZE="small",
-            OMP_NUM_THREADS="1",
-        )
         options = [
             "--no-browser",
             f"--ServerApp.ip={LOOPBACK}",
@@ -61,37 +73,37 @@ class Lab:
         self.log = open(settings / "jupyter.log", "w+")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "jupyterlab", *options],
-            env=env,
+            env=surroundings(settings),
             cwd=folder,
             stdout=self.log,
             stderr=subprocess.STDOUT,
         )
-        self.address = f"http://{LOOPBACK}:{port}"
-        for _ in range(240):
-            if self.process.poll() is not None:
-                break
+        if not self.answers():
+            self.stop()
+            said = (settings / "jupyter.log").read_text()[-3000:]
+            raise AssertionError(f"JupyterLab did not start:\n{said}")
+
+    def answers(self, seconds: float = 60.0) -> bool:
+        "Whether it answers before the time is over."
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and self.process.poll() is None:
             try:
-                urllib.request.urlopen(f"{self.address}/api/status", timeout=5).read()
-                return
+                self.ask("status")
+                return True
             except OSError:
                 time.sleep(0.25)
-        self.stop()
-        raise AssertionError(
-            f"JupyterLab did not start:\n{(settings / 'jupyter.log').read_text()[-3000:]}"
-        )
+        return False
+
+    def ask(self, what: str, method: str = "GET") -> bytes:
+        "Call its interface."
+        request = urllib.request.Request(f"{self.address}/api/{what}", method=method)
+        return urllib.request.urlopen(request, timeout=20).read()
 
     def stop(self):
         "Kernels first, so that none outlives the server."
         try:
-            for kernel in json.load(
-                urllib.request.urlopen(f"{self.address}/api/kernels", timeout=5)
-            ):
-                urllib.request.urlopen(
-                    urllib.request.Request(
-                        f"{self.address}/api/kernels/{kernel['id']}", method="DELETE"
-                    ),
-                    timeout=20,
-                )
+            for kernel in json.loads(self.ask("kernels")):
+                self.ask(f"kernels/{kernel['id']}", "DELETE")
         except OSError:
             pass
         self.process.terminate()
@@ -102,9 +114,46 @@ class Lab:
         self.log.close()
 
 
-CELLS = """() => jupyterapp.shell.currentWidget.content.widgets.filter((w) => w.model.type === 'code').map((w) => ({
-    source: w.model.sharedModel.getSource(), state: w.model.executionState || '', count: w.model.executionCount,
-    outputs: w.model.outputs.toJSON() }))"""
+CELLS = """() => {
+    const cells = jupyterapp.shell.currentWidget.content.widgets;
+    return cells.filter((w) => w.model.type === 'code').map((w) => ({
+        source: w.model.sharedModel.getSource(),
+        state: w.model.executionState || '',
+        count: w.model.executionCount,
+        outputs: w.model.outputs.toJSON(),
+    }));
+}"""
+READY = """() => {
+    const shown = window.jupyterapp && jupyterapp.shell.currentWidget;
+    return shown && shown.sessionContext && shown.content.widgets.length;
+}"""
+EXECUTE = """async ([code, seconds]) => {
+    const kernel = jupyterapp.shell.currentWidget.sessionContext.session.kernel, out = [];
+    const future = kernel.requestExecute({ code, store_history: false });
+    future.onIOPub = ({ content }) => {
+        if (content.text) out.push(content.text);
+        if (content.ename) out.push(content.ename + ': ' + content.evalue);
+        if (content.traceback) out.push(content.traceback.join('\\n'));
+    };
+    const late = (_, no) => setTimeout(() => no(new Error('no answer')), 1000 * seconds);
+    await Promise.race([future.done, new Promise(late)]);
+    return out.join('');
+}"""
+FIGURES = """async () => {
+    const all = [...document.querySelectorAll('.jp-OutputArea .js-plotly-plot')];
+    const soon = () => new Promise((done) => setTimeout(done, 50));
+    let bare = 0;
+    for (const figure of all) {
+        figure.scrollIntoView({ block: 'center' });
+        let ok = false;
+        for (let k = 0; k < 100 && !ok; k++) {
+            ok = !!figure.querySelector('.main-svg');
+            if (!ok) await soon();
+        }
+        bare += !ok;
+    }
+    return [all.length, bare];
+}"""
 
 
 class Notebook:
@@ -114,14 +163,10 @@ class Notebook:
         self.watched = Watched(browser, 1400, 1000)
         self.page, self.name = self.watched.page, name
         self.page.goto(f"{lab.address}/lab/tree/{name}?reset", wait_until="load")
-        self.page.wait_for_function(
-            "() => window.jupyterapp && jupyterapp.shell.currentWidget && jupyterapp.shell.currentWidget.sessionContext && jupyterapp.shell.currentWidget.content.widgets.length",
-            timeout=90_000,
-        )
-        self.page.evaluate("() => jupyterapp.shell.currentWidget.sessionContext.ready")
-        self.page.evaluate(
-            "() => jupyterapp.shell.currentWidget.sessionContext.session.kernel.info"
-        )
+        self.page.wait_for_function(READY, timeout=90_000)
+        session = "jupyterapp.shell.currentWidget.sessionContext"
+        self.page.evaluate(f"() => {session}.ready")
+        self.page.evaluate(f"() => {session}.session.kernel.info")
 
     def menu(self, *labels: str):
         "Click through a menu of the menu bar."
@@ -137,10 +182,10 @@ class Notebook:
 
     def busy(self) -> bool:
         "Whether a cell is still to run; a cell that failed stops the rest."
+        if self.errors():
+            return False
         cells = [c for c in self.cells() if c["source"].strip()]
-        return not any(o["output_type"] == "error" for c in cells for o in c["outputs"]) and any(
-            c["count"] is None or c["state"] == "running" for c in cells
-        )
+        return any(c["count"] is None or c["state"] == "running" for c in cells)
 
     def wait(self, seconds: float = 240):
         end = time.monotonic() + seconds
@@ -158,27 +203,11 @@ class Notebook:
 
     def run(self, code: str, seconds: float = 60) -> str:
         "What the kernel prints for `code`, sent beside the notebook."
-        return self.page.evaluate(
-            """async ([code, seconds]) => {
-            const kernel = jupyterapp.shell.currentWidget.sessionContext.session.kernel, out = [];
-            const future = kernel.requestExecute({ code, store_history: false });
-            future.onIOPub = (m) => { if (m.content.text) out.push(m.content.text); if (m.content.ename) out.push(m.content.ename + ': ' + m.content.evalue + '\\n' + m.content.traceback.join('\\n')); };
-            await Promise.race([future.done, new Promise((_, no) => setTimeout(() => no(new Error('the kernel did not answer')), 1000 * seconds))]);
-            return out.join('');
-        }""",
-            [code, seconds],
-        )
+        return self.page.evaluate(EXECUTE, [code, seconds])
 
     def figures(self) -> tuple:
-        "Number of plotly figures on the page, and of those without a drawing; each is scrolled into view."
-        return tuple(
-            self.page.evaluate("""async () => {
-            const all = [...document.querySelectorAll('.jp-OutputArea .js-plotly-plot')]; let bare = 0;
-            for (const f of all) { f.scrollIntoView({ block: 'center' }); let ok = false;
-                for (let k = 0; k < 100 && !(ok = !!f.querySelector('.main-svg')); k++) await new Promise((done) => setTimeout(done, 50));
-                bare += !ok; }
-            return [all.length, bare]; }""")
-        )
+        "Numbers of plotly figures and of those without a drawing; each is scrolled into view."
+        return tuple(self.page.evaluate(FIGURES))
 
     def close(self):
         "Shut the kernel down and close the tab."
@@ -186,40 +215,33 @@ class Notebook:
         self.page.close()
 
 
-def with_solutions(path: Path, out: Path) -> int:
-    "A copy of a tutorial in which each solution is executed, and its check made again, after the exercise; their number."
-    nb, cells, check, count = json.loads(path.read_text(encoding="utf-8")), [], None, 0
+def code_cell(source: str, name: str) -> dict:
+    "A cell that has not run."
+    empty = dict(metadata={}, outputs=[], execution_count=None)
+    return dict(cell_type="code", id=name, source=source, **empty)
+
+
+def with_solutions(path: Path, out: Path) -> None:
+    "A copy of a tutorial in which each solution is executed, and its check made again."
+    nb, cells, check = json.loads(path.read_text(encoding="utf-8")), [], None
     for cell in nb["cells"]:
         source = "".join(cell["source"])
-        cells.append(
-            dict(cell, outputs=[], execution_count=None) if cell["cell_type"] == "code" else cell
-        )
-        if cell["cell_type"] == "code" and re.search(r"^check\(", source, flags=re.M):
-            check = source
+        if cell["cell_type"] == "code":
+            cell = dict(cell, outputs=[], execution_count=None)
+            if re.search(r"^check\(", source, flags=re.M):
+                check = source
+        cells.append(cell)
         if cell["cell_type"] == "markdown" and source.startswith("<details>"):
-            code = re.search(r"^```python\n(.*?)^```", source, flags=re.M | re.S)[1]
-            for part in (code, f"# solved\n{check}"):
-                cells.append(
-                    dict(
-                        cell_type="code",
-                        id=f"solution-{len(cells)}",
-                        metadata={},
-                        source=part,
-                        outputs=[],
-                        execution_count=None,
-                    )
-                )
-            count += 1
+            solution = re.search(r"^```python\n(.*?)^```", source, flags=re.M | re.S)[1]
+            cells.append(code_cell(solution, f"solution-{len(cells)}"))
+            cells.append(code_cell(f"# solved\n{check}", f"solution-{len(cells)}"))
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(dict(nb, cells=cells)), encoding="utf-8")
-    return count
 
 
 def working_copy(folder: Path) -> Path:
     "The notebooks, tutorials with their solutions among them, where a test may write."
     for path in sorted((ROOT / "nbs" / "tutorials").glob("*.ipynb")):
         with_solutions(path, folder / "tutorials" / path.name)
-    for name in ("images",):
-        if (ROOT / "nbs" / name).is_dir():
-            shutil.copytree(ROOT / "nbs" / name, folder / name)
+    shutil.copytree(ROOT / "nbs" / "images", folder / "images")
     return folder

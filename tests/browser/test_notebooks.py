@@ -1,4 +1,4 @@
-"""Every tutorial in a real JupyterLab: Run All, no error, figures drawn, no request to another host, and the solutions pass their checks."""
+"""Every tutorial in a real JupyterLab: Run All, figures drawn, no other host, solutions checked."""
 
 import pytest
 from browsing import ROOT
@@ -8,24 +8,17 @@ TUTORIALS = sorted(p.name for p in (ROOT / "nbs" / "tutorials").glob("*.ipynb"))
 
 
 def outcome(notebook: Notebook) -> dict:
+    "What is seen of a notebook that has run."
     cells = notebook.cells()
-    plain = [
-        "".join(o.get("data", {}).get("text/plain", ""))
-        for c in cells
-        if c["source"].startswith("# solved")
-        for o in c["outputs"]
-    ]
-    drawn = sum(
-        any(m.startswith("application/vnd.plotly") for m in o.get("data", {}))
-        for c in cells
-        for o in c["outputs"]
-    )
+    outputs = [(c["source"], o) for c in cells for o in c["outputs"]]
+    kinds = [o.get("data", {}) for _, o in outputs]
+    solved = [o.get("data", {}) for source, o in outputs if source.startswith("# solved")]
     figures, bare = notebook.figures()
     return dict(
         errors=notebook.errors(),
-        verdicts=plain,
+        verdicts=["".join(data.get("text/plain", "")) for data in solved],
         foreign=list(notebook.watched.foreign),
-        stored=drawn,
+        stored=sum(any(k.startswith("application/vnd.plotly") for k in data) for data in kinds),
         figures=figures,
         bare=bare,
         unfinished=[c["source"][:60] for c in cells if c["source"].strip() and c["count"] is None],
@@ -35,32 +28,40 @@ def outcome(notebook: Notebook) -> dict:
 @pytest.fixture(scope="module")
 def runs(chromium, lab):
     "The outcome of each tutorial, two at a time, one for each core."
-    waiting, active, done = list(TUTORIALS), [], {}
+    waiting, active, done = list(TUTORIALS), {}, {}
     while waiting or active:
         while waiting and len(active) < 2:
             notebook = Notebook(chromium, lab, f"tutorials/{waiting.pop(0)}")
             notebook.run_all()
-            active.append([notebook, 0])
-        for item in list(active):
-            item[1] += 1
-            item[0].page.wait_for_timeout(400)
-            if not item[0].busy() or item[1] > 400:
-                notebook = item[0]
+            active[notebook] = 0
+        for notebook in list(active):
+            notebook.page.wait_for_timeout(400)
+            active[notebook] += 1
+            if not notebook.busy() or active[notebook] > 400:
                 done[notebook.name.split("/")[-1]] = outcome(notebook)
                 notebook.close()
-                active.remove(item)
+                del active[notebook]
     return done
 
 
 @pytest.mark.parametrize("name", TUTORIALS)
 def test_tutorial_runs_in_jupyterlab(runs, name):
     run = runs[name]
-    assert not run["errors"] and not run["unfinished"], run
+    assert not run["errors"]
+    assert not run["unfinished"]
     assert not run["foreign"], "a request left the machine"
-    assert run["stored"] > 0 and run["figures"] >= run["stored"] and not run["bare"], run
+
+
+@pytest.mark.parametrize("name", TUTORIALS)
+def test_tutorial_draws_its_figures(runs, name):
+    run = runs[name]
+    assert run["stored"] > 0
+    assert run["figures"] >= run["stored"]
+    assert not run["bare"]
 
 
 @pytest.mark.parametrize("name", TUTORIALS)
 def test_solutions_pass_their_checks(runs, name):
     verdicts = runs[name]["verdicts"]
-    assert len(verdicts) >= 3 and all(v.startswith("Right") for v in verdicts), verdicts
+    assert len(verdicts) >= 3
+    assert [v for v in verdicts if not v.startswith("Right")] == []

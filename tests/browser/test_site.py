@@ -1,4 +1,4 @@
-"""Every page of the site in a real browser whose network is cut: what it asks for, what it links to, whether figures and equations are there."""
+"""Every page of the site in a browser whose network is cut: requests, links, figures, formulas."""
 
 import json
 import re
@@ -6,38 +6,54 @@ from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin
 
 import pytest
+import yaml
 from browsing import ROOT, Watched
 
+#: Goes to each figure as a reader would scroll, then collects what is on the page.
 VISIT = """async () => {
     const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
+    const solid = ['mesh3d', 'scatter3d', 'surface'];
+    const drawn = (box) => {
+        const data = box.data || [], deep = data.some((t) => solid.includes(t.type));
+        if (!data.length || !box.querySelector('.main-svg')) return false;
+        return !deep || !!box.querySelector('canvas');
+    };
     const boxes = [...document.querySelectorAll('.figure-live')], bare = [];
-    for (const box of boxes) {                                      // to each figure, as a reader would scroll
+    for (const box of boxes) {
         box.scrollIntoView({ block: 'center' });
-        let ok = false;
-        for (let k = 0; k < 200 && !ok; k++) {
-            const data = box.data || [];
-            ok = !!box.querySelector('.main-svg') && data.length > 0 && (!data.some((t) => ['mesh3d', 'scatter3d', 'surface'].includes(t.type)) || !!box.querySelector('canvas'));
-            if (!ok) await sleep(50);
-        }
-        if (!ok) bare.push(box.id);
+        for (let k = 0; k < 200 && !drawn(box); k++) await sleep(50);
+        if (!drawn(box)) bare.push(box.id);
     }
-    const main = document.querySelector('main'), text = main.innerText;
-    const plain = [...main.querySelectorAll('p, li, td, h1, h2, h3, figcaption, .description')].filter((e) => !e.closest('pre, code')).map((e) => {
-        const copy = e.cloneNode(true); copy.querySelectorAll('.katex, code, pre, script').forEach((x) => x.remove()); return copy.textContent; });
+    const main = document.querySelector('main');
+    const all = (selector, root = document) => [...root.querySelectorAll(selector)];
+    const prose = all('p, li, td, h1, h2, h3, figcaption, .description', main)
+        .filter((e) => !e.closest('pre, code'))
+        .map((e) => {
+            const copy = e.cloneNode(true);
+            all('.katex, code, pre, script', copy).forEach((x) => x.remove());
+            return copy.textContent;
+        });
+    const formula = /\\$\\$|\\\\\\(|\\\\\\[|\\$[^$\\s][^$]*\\$/;
+    const source = (e) => e.getAttribute('src') || e.getAttribute('href');
+    const heads = '#quarto-sidebar .sidebar-item-section > .sidebar-item-container .menu-text';
     return {
-        figures: boxes.length, bare,
-        math: document.querySelectorAll('span.math').length, katex: document.querySelectorAll('.katex').length,
-        bad_math: [...document.querySelectorAll('.katex-error')].map((e) => e.textContent.slice(0, 80)),
-        raw_math: plain.filter((t) => /\\$\\$|\\\\\\(|\\\\\\[|\\$[^$\\s][^$]*\\$/.test(t)).map((t) => t.slice(0, 100)),
-        links: [...document.querySelectorAll('a[href]')].map((a) => a.getAttribute('href')),
-        sources: [...document.querySelectorAll('script[src], link[href], img[src]')].map((e) => e.getAttribute('src') || e.getAttribute('href')),
-        images: [...document.images].filter((i) => !i.complete || !i.naturalWidth).map((i) => i.getAttribute('src')),
-        ids: [...document.querySelectorAll('[id]')].map((e) => e.id),
-        words: text.split(/\\s+/).length, title: document.querySelector('h1') ? document.querySelector('h1').innerText : '',
-        sections: [...document.querySelectorAll('#quarto-sidebar .sidebar-item-section > .sidebar-item-container .menu-text')].map((e) => e.textContent),
+        figures: boxes.length,
+        bare,
+        math: all('span.math').length,
+        katex: all('.katex').length,
+        bad_math: all('.katex-error').map((e) => e.textContent.slice(0, 80)),
+        raw_math: prose.filter((t) => formula.test(t)).map((t) => t.slice(0, 100)),
+        links: all('a[href]').map((a) => a.getAttribute('href')),
+        sources: all('script[src], link[href], img[src]').map(source),
+        images: all('img').filter((i) => !i.complete || !i.naturalWidth).map(source),
+        ids: all('[id]').map((e) => e.id),
+        words: main.innerText.split(/\\s+/).length,
+        title: document.querySelector('h1') ? document.querySelector('h1').innerText : '',
+        sections: all(heads).map((e) => e.textContent),
         wide: document.documentElement.scrollWidth,
     };
 }"""
+FORMULAS = "!document.querySelector('span.math') || document.querySelector('.katex')"
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +64,7 @@ def walk(chromium, site, address):
         name = path.relative_to(site).as_posix()
         watched.page.set_viewport_size({"width": 1280, "height": 900})
         watched.visit(f"{address}/{name}")
-        watched.page.wait_for_function(
-            "!document.querySelector('span.math') || document.querySelector('.katex')",
-            timeout=20_000,
-        )
+        watched.page.wait_for_function(FORMULAS, timeout=20_000)
         found[name] = watched.page.evaluate(VISIT)
         watched.page.set_viewport_size({"width": 390, "height": 844})
         watched.page.wait_for_timeout(100)
@@ -73,27 +86,26 @@ def test_built_without_a_warning(site):
     assert "warning" not in log, log
 
 
+def page_of(notebook: Path) -> str:
+    "nbs/imaging/02_projector.ipynb is imaging/projector.html."
+    folder = notebook.parent.relative_to(ROOT / "nbs")
+    return (folder / (re.sub(r"^\d+[a-z]?_", "", notebook.stem) + ".html")).as_posix()
+
+
 def test_every_notebook_has_its_page(walk):
     notebooks = [p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts]
-    pages = {
-        (
-            p.parent.relative_to(ROOT / "nbs") / (re.sub(r"^\d+[a-z]?_", "", p.stem) + ".html")
-        ).as_posix()
-        for p in notebooks
-    }
-    assert pages == set(walk)
-    assert all(page["title"] and page["words"] > 60 for page in walk.values()), {
-        n: p["words"] for n, p in walk.items() if p["words"] <= 60 or not p["title"]
-    }
+    assert {page_of(p) for p in notebooks} == set(walk)
+
+
+def test_every_page_has_a_title_and_a_text(walk):
+    assert not {name for name, page in walk.items() if not page["title"]}
+    assert not {name: page["words"] for name, page in walk.items() if page["words"] <= 60}
 
 
 def test_no_request_leaves_the_machine(walk):
     assert not offenders(walk, "foreign")
-    foreign = {
-        name: [s for s in page["sources"] if re.match(r"(https?:)?//", s)]
-        for name, page in walk.items()
-    }
-    assert not {n: s for n, s in foreign.items() if s}
+    sources = {(name, s) for name, page in walk.items() for s in page["sources"]}
+    assert not {pair for pair in sources if re.match(r"(https?:)?//", pair[1])}
 
 
 def test_no_console_error(walk):
@@ -101,92 +113,111 @@ def test_no_console_error(walk):
 
 
 def test_every_figure_is_drawn(walk):
-    assert not offenders(walk, "bare") and not offenders(walk, "images")
+    assert not offenders(walk, "bare")
     assert sum(page["figures"] for page in walk.values()) > 40
 
 
+def test_every_picture_is_there(walk):
+    assert not offenders(walk, "images")
+
+
 def test_math_is_rendered(walk):
-    assert not offenders(walk, "raw_math") and not offenders(walk, "bad_math")
+    assert not offenders(walk, "raw_math")
+    assert not offenders(walk, "bad_math")
     assert not {n: (p["math"], p["katex"]) for n, p in walk.items() if p["katex"] < p["math"]}
     assert sum(page["katex"] for page in walk.values()) > 100
 
 
+def broken(walk: dict, site: Path, name: str, href: str) -> bool:
+    "Whether a link of a page to the site itself leads nowhere."
+    if re.match(r"[a-z]+:|//", href):
+        return False
+    path, anchor = urldefrag(urljoin(name, unquote(href)))
+    path = path or name
+    if path.endswith("/"):
+        path += "index.html"
+    if not (site / path).is_file():
+        return True
+    return bool(anchor) and path in walk and anchor not in walk[path]["ids"]
+
+
 def test_no_link_is_broken(walk, site):
-    broken = []
-    for name, page in walk.items():
-        for href in page["links"]:
-            if re.match(r"[a-z]+:|//", href):
-                continue
-            path, anchor = urldefrag(urljoin(name, unquote(href)))
-            path = path or name
-            if path.endswith("/") or path == "":
-                path += "index.html"
-            if not (site / path).is_file():
-                broken.append(f"{name}: {href}")
-            elif anchor and path in walk and anchor not in walk[path]["ids"]:
-                broken.append(f"{name}: {href} (no such anchor)")
-    assert not broken, "\n".join(broken)
+    links = [(name, href) for name, page in walk.items() for href in page["links"]]
+    assert [f"{name}: {href}" for name, href in links if broken(walk, site, name, href)] == []
+
+
+REFERENCES = {"github.com", "arxiv.org", "doi.org", "www.rcsb.org", "www.ebi.ac.uk", "zenodo.org"}
 
 
 def test_links_that_leave_go_to_the_repository_or_a_reference(walk):
-    hosts = {
-        re.match(r"https?://([^/]+)", href)[1]
-        for page in walk.values()
-        for href in page["links"]
-        if re.match(r"https?://", href)
-    }
-    assert hosts <= {
-        "github.com",
-        "arxiv.org",
-        "doi.org",
-        "www.rcsb.org",
-        "www.ebi.ac.uk",
-        "zenodo.org",
-    }, hosts
+    links = [href for page in walk.values() for href in page["links"]]
+    assert {m[1] for m in (re.match(r"https?://([^/]+)", h) for h in links) if m} <= REFERENCES
 
 
 def test_sidebar_has_the_layers(walk):
-    import yaml
-
-    contents = yaml.safe_load((ROOT / "_quarto.yml").read_text(encoding="utf-8"))["website"][
-        "sidebar"
-    ]["contents"]
+    quarto = yaml.safe_load((ROOT / "_quarto.yml").read_text(encoding="utf-8"))
+    contents = quarto["website"]["sidebar"]["contents"]
     wanted = [item["section"] for item in contents if isinstance(item, dict)]
-    assert len(wanted) >= 8 and all(page["sections"] == wanted for page in walk.values())
+    assert len(wanted) >= 9
+    assert not [name for name, page in walk.items() if page["sections"] != wanted]
 
 
 def test_nothing_is_wider_than_a_phone(walk):
     assert not {name: page["narrow"] for name, page in walk.items() if page["narrow"] > 390}
 
 
-def test_every_public_function_is_documented(walk, site):
-    "Each exported public name has its anchor; a function's signature and source link stand below it."
+@pytest.fixture(scope="module")
+def index() -> dict:
+    "nbdev's index: where each exported name is documented and which file it lies in."
     namespace = {}
     exec((ROOT / "cryoformer_nb" / "_modidx.py").read_text(encoding="utf-8"), namespace)
-    missing, settings = [], namespace["d"]["settings"]
-    for module, names in namespace["d"]["syms"].items():
+    return namespace["d"]
+
+
+def public(index: dict) -> list:
+    "(page, anchor, file) of every public function, class and method."
+    found = []
+    for module, names in index["syms"].items():
         for name, (where, file) in names.items():
-            short = name.removeprefix(module + ".")
-            if (
-                "." in short
-                or short.startswith("_")
-                or not (ROOT / "cryoformer_nb" / Path(file).name).exists()
-            ):
-                continue
-            page, anchor = where.split("#")
-            if page not in walk or anchor not in walk[page]["ids"]:
-                missing.append(f"{page}#{anchor}")
-            elif f"{settings['git_url']}/blob/{settings['branch']}/{file}" not in " ".join(
-                walk[page]["links"]
-            ):
-                missing.append(f"{page}: no link to {file}")
-    assert not missing, missing
-    html = (site / "density.html").read_text(encoding="utf-8")
-    assert (
-        "<th>parameter</th>" in html
-        and "gaussian_projection(" in re.sub(r"<[^>]+>", "", html)
-        and "code-fold" in html
-    )
+            parts = name.removeprefix(module + ".").split(".")
+            if not any(part.startswith("_") for part in parts):
+                found.append((*where.split("#"), file, len(parts)))
+    return found
+
+
+def test_every_public_name_is_documented(walk, index):
+    "Each exported function and class has its anchor."
+    names = [(page, anchor) for page, anchor, _, depth in public(index) if depth == 1]
+    assert len(names) > 200
+    assert [n for n in names if n[0] not in walk or n[1] not in walk[n[0]]["ids"]] == []
+
+
+def test_every_page_links_to_its_source(walk, index):
+    settings = index["settings"]
+    blob = f"{settings['git_url']}/blob/{settings['branch']}"
+    for page, file in {(page, file) for page, _, file, _ in public(index)}:
+        assert f"{blob}/{file}" in " ".join(walk[page]["links"]), f"{page}: no link to {file}"
+
+
+#: A page, a class on it, and methods that the notebook adds by @patch.
+METHODS = ["model/config.html", "Config", "Config.save", "Config.load"]
+
+
+def test_methods_are_listed_under_their_class(site):
+    html = (site / METHODS[0]).read_text(encoding="utf-8")
+    heads = re.findall(r'<h\d[^>]*data-anchor-id="([^"]+)"|<h\d[^>]* id="([^"]+)"', html)
+    anchors = [a or b for a, b in heads]
+    places = [next((k for k, a in enumerate(anchors) if a == name), -1) for name in METHODS[1:]]
+    assert -1 not in places, anchors
+    assert places == sorted(places)
+
+
+def test_documentation_of_a_function(site):
+    "Signature, table of parameters, folded code."
+    html = (site / "imaging" / "density.html").read_text(encoding="utf-8")
+    assert "<th>parameter</th>" in html
+    assert "gaussian_projection(" in re.sub(r"<[^>]+>", "", html)
+    assert "code-fold" in html
 
 
 def test_search_finds_fsc(chromium, address):
@@ -201,11 +232,9 @@ def test_search_finds_fsc(chromium, address):
     assert any("fsc" in t.lower() for t in titles), titles
     page.locator(".search-result").first.click()
     page.wait_for_load_state("load")
-    assert (
-        "fsc" in page.locator("main").inner_text().lower()
-        and not watched.errors
-        and not watched.foreign
-    )
+    assert "fsc" in page.locator("main").inner_text().lower()
+    assert not watched.errors
+    assert not watched.foreign
     page.close()
 
 
@@ -224,32 +253,44 @@ def test_tutorials_fold_their_solutions(chromium, address, walk):
     assert folded >= 3
 
 
+ZOOM = """async (figure) => {
+    await Plotly.relayout(figure, { 'xaxis.range': [0, 1] });
+    return figure._fullLayout.xaxis.range[1];
+}"""
+
+
 def test_figures_answer(chromium, address):
-    "A figure is live: plotly knows its points, and one that is turned or played changes."
+    "A figure is live: it changes when it is told to."
     page = Watched(chromium).page
     page.goto(f"{address}/tutorials/reconstruct.html", wait_until="load")
     box = page.locator(".figure-live").nth(1)
     box.scroll_into_view_if_needed()
     page.wait_for_function("b => !!b.querySelector('.main-svg')", arg=box.element_handle())
-    assert (
-        box.evaluate(
-            "async b => { await Plotly.relayout(b, {'xaxis.range': [0, 1]}); return b._fullLayout.xaxis.range[1]; }"
-        )
-        == 1
-    )
+    assert box.evaluate(ZOOM) == 1
     page.close()
 
 
-OVERLAPS = """b => { const edge = b.getBoundingClientRect(), found = [];
-    const texts = [...b.querySelectorAll('svg text')].map((t) => [t.textContent, t.getBoundingClientRect()]).filter(([, r]) => r.width > 0);
-    texts.forEach(([s, r], k) => { if (r.left < edge.left - 3 || r.right > edge.right + 3) found.push(s + ' sticks out');
-        for (const [o, q] of texts.slice(k + 1)) if (Math.min(r.right, q.right) - Math.max(r.left, q.left) > 3 && Math.min(r.bottom, q.bottom) - Math.max(r.top, q.top) > 4) found.push(s + ' over ' + o); });
-    return found; }"""
+#: Texts of a figure that lie over one another or leave it.
+OVERLAPS = """(box) => {
+    const edge = box.getBoundingClientRect(), found = [];
+    const texts = [...box.querySelectorAll('svg text')]
+        .map((t) => [t.textContent, t.getBoundingClientRect()])
+        .filter(([, r]) => r.width > 0);
+    const both = (r, q, low, high) => Math.min(r[high], q[high]) - Math.max(r[low], q[low]);
+    texts.forEach(([s, r], k) => {
+        if (r.left < edge.left - 3 || r.right > edge.right + 3) found.push(s + ' sticks out');
+        for (const [o, q] of texts.slice(k + 1)) {
+            const across = both(r, q, 'left', 'right'), down = both(r, q, 'top', 'bottom');
+            if (across > 3 && down > 4) found.push(s + ' over ' + o);
+        }
+    });
+    return found;
+}"""
+CROWDED = ["show/training", "core/conventions", "show/poses"]
+CROWDED += ["tutorials/your_data", "tutorials/homogeneous"]
 
 
-@pytest.mark.parametrize(
-    "name", ["monitor", "conventions", "pose_view", "tutorials/your_data", "tutorials/homogeneous"]
-)
+@pytest.mark.parametrize("name", CROWDED)
 def test_figures_can_be_read_on_a_phone(chromium, address, name):
     "No title, tick or legend lies over another."
     page = Watched(chromium, 390, 844).page
@@ -262,18 +303,23 @@ def test_figures_can_be_read_on_a_phone(chromium, address, name):
     page.close()
 
 
-def test_llms_txt(site):
-    text = (site / "llms.txt").read_text(encoding="utf-8")
-    assert text.startswith("# cryoformer_nb\n\n> ")
-    linked = re.findall(r"\]\(([^)]+)\)", text)
-    assert len(linked) == len(set(linked)) and all((site / name).is_file() for name in linked)
-    assert {n.removesuffix(".llms.md") for n in linked} == {
-        p.relative_to(site).as_posix().removesuffix(".html") for p in site.rglob("*.html")
-    }
-    for name in linked:
-        assert '"data":[' not in (site / name).read_text(encoding="utf-8"), (
-            f"{name} holds a figure's numbers"
-        )
+@pytest.fixture(scope="module")
+def llms(site) -> str:
+    return (site / "llms.txt").read_text(encoding="utf-8")
+
+
+def test_llms_txt_names_every_page_once(site, llms):
+    assert llms.startswith("# cryoformer_nb\n\n> ")
+    linked = re.findall(r"\]\(([^)]+)\)", llms)
+    assert len(linked) == len(set(linked))
+    pages = {p.relative_to(site).as_posix().removesuffix(".html") for p in site.rglob("*.html")}
+    assert {name.removesuffix(".llms.md") for name in linked} == pages
+
+
+def test_pages_for_language_models_hold_no_figures(site, llms):
+    for name in re.findall(r"\]\(([^)]+)\)", llms):
+        text = (site / name).read_text(encoding="utf-8")
+        assert '"data":[' not in text, f"{name} holds a figure's numbers"
 
 
 def test_search_index_holds_no_figures(site):
