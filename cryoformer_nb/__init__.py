@@ -23,8 +23,8 @@ _PUBLIC = {
     "load_particles": "particles.particles",
     "Consensus": "particles.consensus",
     "Config": "model.config",
-    "Run": "training.training",
-    "train": "training.training",
+    "Run": "training.run",
+    "train": "training.train",
     "score": "analysis.metrics",
     "view_volume": "show.molecule",
     "explore": "show.explorer",
@@ -50,7 +50,8 @@ if _TYPE_CHECKING:  # the same names for editors, which complete them; a test ho
     from .show.poses import show_poses
     from .show.report import report
     from .show.training import show_fsc, show_particles, show_training
-    from .training.training import Run, train
+    from .training.run import Run
+    from .training.train import train
 
 
 def __getattr__(name: str):

@@ -18,7 +18,8 @@ from .tables import Size, write_table
 from ..core.conventions import InputError
 from ..imaging.simulator import simulate
 from ..model.config import Config
-from ..training.training import Run, train
+from ..training.run import Run
+from ..training.train import train
 
 # %% ../../nbs/bench/02_ablation.ipynb #20681c97
 #: The rows: what changes from the full model.

@@ -25,7 +25,9 @@ from ..particles.consensus import consensus
 from ..particles.masks import sphere_mask
 from ..particles.particles import load_particles
 from ..training.losses import image_loss, latent_channel
-from ..training.training import Run, Trainer, train
+from ..training.run import Run
+from ..training.steps import Trainer
+from ..training.train import train
 
 # %% ../../nbs/bench/00_benchmark.ipynb #bf9f21ab
 @dataclass

@@ -30,7 +30,7 @@ from ..model.config import Config
 from ..particles.consensus import consensus
 from ..particles.particles import load_particles
 from ..particles.recipes import RECIPES, recipe, stand_in
-from ..training.training import train
+from ..training.train import train
 
 # %% ../../nbs/bench/01_tables.ipynb #bf18c397
 def cell(value) -> str:

@@ -8,41 +8,15 @@ __all__ = ['main']
 # %% ../../nbs/command/01_cli.ipynb #c58bf434
 import argparse
 import json
-import os
-import shutil
 import sys
 import time
 import warnings
-from contextlib import contextmanager
 from pathlib import Path
 
 from .arguments import parser
 from ..core.conventions import InputError
 
 # %% ../../nbs/command/01_cli.ipynb #3644ff86
-@contextmanager
-def _whole_folder(out, overwrite: bool):
-    "Yield a temporary folder that becomes `out` on success and is removed on failure."
-    from cryoformer_nb.core.files import check_folder, new_folder
-
-    out = check_folder(out, overwrite)
-    temporary = out.with_name(f".tmp-{os.getpid()}-{out.name}")
-    try:
-        yield new_folder(temporary)
-        if out.is_dir():
-            shutil.rmtree(out)
-        os.replace(temporary, out)
-    except BaseException as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, InputError):
-            raise InputError(str(error).replace(str(temporary), str(out))) from error
-        if isinstance(error, OSError):
-            raise InputError(
-                f"{out}: expected to write this folder, found '{error.strerror or error}'; choose another place"
-            ) from error
-        raise
-
-
 def _outside(out, *inputs):
     "Refuse an output folder that holds an input."
     for path in inputs:
@@ -54,6 +28,7 @@ def _outside(out, *inputs):
 # %% ../../nbs/command/01_cli.ipynb #f11465a9
 def _simulate(a) -> None:
     "Simulate a particle set with known truth: RELION star file, image stack, and the states, poses and maps they were made from."
+    from cryoformer_nb.core.files import whole_folder
     from cryoformer_nb.imaging.simulator import simulate_motion
     from cryoformer_nb.imaging.simulator import simulate
     from cryoformer_nb.particles.recipes import RECIPES, recipe
@@ -85,7 +60,7 @@ def _simulate(a) -> None:
         shift_noise_px=a.shift_noise,
     )
     plain = dict(n=a.n or 4000, box=a.box or 64, snr=a.snr or 0.1)
-    with _whole_folder(a.out, a.overwrite) as folder:
+    with whole_folder(a.out, a.overwrite) as folder:
         if named:
             recipe(
                 a.preset,
@@ -154,14 +129,11 @@ def _train(a) -> None:
     "Train on particles and write a run folder: latents, model, poses, history and mean map."
     from cryoformer_nb.core.files import check_folder
     from cryoformer_nb.particles.particles import load_particles
-    from cryoformer_nb.training.training import train
+    from cryoformer_nb.training.inference import half_map_fsc
+    from cryoformer_nb.training.train import train
 
     config = _settings(a)
     _outside(a.out, a.particles, a.config, a.pose_pkl, a.ctf_pkl, a.passthrough, a.ind)
-    if a.half_sets and a.resume:
-        raise InputError(
-            "--half-sets: expected a new run, found --resume; train the half sets in a new folder"
-        )
     if not a.resume:
         check_folder(a.out, a.overwrite)  # before anything is read
     particles = load_particles(
@@ -176,20 +148,21 @@ def _train(a) -> None:
         a.ind,
     )
     print(particles, flush=True)
-    share = 0.5 if a.half_sets and a.minutes else 1.0
     run = train(
         particles,
         a.out,
-        a.minutes and share * a.minutes,
+        a.minutes,
         a.epochs,
         config,
         a.resume,
         a.overwrite,
         not a.quiet,
         a.started,
+        half_sets=a.half_sets,
     )
     if a.half_sets:
-        _train_halves(a, particles, config)
+        resolution = half_map_fsc(run).resolution_0143
+        print(f"mean maps of the half sets agree to {resolution:.2f} A (FSC 0.143, no mask)")
     last = run.history.iloc[-1].to_dict() if len(run.history) else {}
     if last:
         print(
@@ -197,30 +170,6 @@ def _train(a) -> None:
         )
     print(
         f"run folder: {a.out}\nlook at it:  cryoformer report {a.out}\nmaps:        cryoformer volumes {a.out} --out {Path(a.out) / 'volumes'}"
-    )
-
-# %% ../../nbs/command/01_cli.ipynb #495cfece
-def _train_halves(a, particles, config) -> None:
-    "Train a run on each half set, in RUN/half1 and RUN/half2, and write their mean maps."
-    from cryoformer_nb.core.files import read_map
-    from cryoformer_nb.core.fsc import fsc
-    from cryoformer_nb.training.training import train
-
-    for k, part in enumerate(particles.halves(), 1):
-        run = train(
-            part,
-            Path(a.out) / f"half{k}",
-            a.minutes and a.minutes / 4,
-            a.epochs,
-            config,
-            False,
-            a.overwrite,
-            not a.quiet,
-        )
-        write_map(Path(a.out) / f"half{k}.mrc", read_map(run.path / "mean.mrc")[0], run.pixel_size)
-    (x, pixel_size), (y, _) = (read_map(Path(a.out) / f"half{k}.mrc") for k in (1, 2))
-    print(
-        f"mean maps of the half sets agree to {fsc(x, y, pixel_size).resolution_0143:.2f} A (FSC 0.143, no mask)"
     )
 
 # %% ../../nbs/command/01_cli.ipynb #d461bfb2
@@ -268,22 +217,13 @@ def _chosen(a, run):
 # %% ../../nbs/command/01_cli.ipynb #f8cd1f86
 def _volumes(a) -> None:
     "Write maps of a run: of chosen particles or latents, along a principal component, at cluster centres, or (default) along the main motion, a curve through the particles."
-    import numpy as np
-    from scipy.spatial import cKDTree
-    from tqdm.auto import tqdm
-
-    from cryoformer_nb.training.training import Run
+    from cryoformer_nb.training.inference import write_volumes
+    from cryoformer_nb.training.run import Run
 
     run = Run.load(a.run)
     _outside(a.out, Path(a.run) / "config.yaml", a.latents)
     z, labels = _chosen(a, run)
-    near = cKDTree(np.asarray(run.latents)).query(z)[1]
-    with _whole_folder(a.out, a.overwrite) as folder:
-        for k in tqdm(range(len(z)), desc="maps", unit="map", disable=a.quiet):
-            write_map(folder / f"vol_{k:03d}.mrc", run.volume(z[k]), run.pixel_size)
-        np.save(folder / "latents.npy", z)
-        rows = [f"vol_{k:03d}.mrc,{labels[k]},{near[k]}\n" for k in range(len(z))]
-        (folder / "volumes.csv").write_text("file,what,nearest_particle\n" + "".join(rows))
+    write_volumes(run, z, a.out, labels, a.overwrite, not a.quiet)
     print(f"{len(z)} maps of {run.box} px at {run.pixel_size:.4g} A/px: {a.out}")
 
 # %% ../../nbs/command/01_cli.ipynb #3e5dec37
@@ -293,7 +233,8 @@ _AREA = "area under the ROC curve of the density's deviation against the truly m
 def _flexibility(a) -> None:
     "Write maps of which parts move: the deviation over the particles of the density and of the attention queries, and the attention volumes of one particle."
     from cryoformer_nb.analysis.flexibility import attention_volumes, flexibility, flexibility_auc
-    from cryoformer_nb.training.training import Run
+    from cryoformer_nb.core.files import whole_folder, write_map
+    from cryoformer_nb.training.run import Run
 
     run = Run.load(a.run)
     _outside(a.out, Path(a.run) / "config.yaml", a.truth)
@@ -320,7 +261,7 @@ def _flexibility(a) -> None:
         if a.truth
         else {}
     )
-    with _whole_folder(a.out, a.overwrite) as folder:
+    with whole_folder(a.out, a.overwrite) as folder:
         for name, volume in maps.items():
             write_map(folder / f"{name}.mrc", volume, run.pixel_size)
     print(
@@ -361,7 +302,7 @@ def _score(a) -> None:
     "Compare a run with the truth of a simulated set: how well latents predict the state, and particles' maps agree with their true maps."
     from cryoformer_nb.analysis.metrics import score
     from cryoformer_nb.core.files import plain
-    from cryoformer_nb.training.training import Run
+    from cryoformer_nb.training.run import Run
 
     result = score(Run.load(a.run), a.truth, a.n)
     print(json.dumps(plain(result)) if a.json else _score_lines(result))
@@ -388,7 +329,7 @@ def _score_lines(s: dict) -> str:
 def _report(a) -> None:
     "Write one page with the figures of a run; it opens without a network."
     from cryoformer_nb.show.report import report
-    from cryoformer_nb.training.training import Run
+    from cryoformer_nb.training.run import Run
 
     print(report(Run.load(a.run), a.out or Path(a.run) / "report.html", a.truth))
 
@@ -485,7 +426,7 @@ _AFTER_TRAINING = 30
 def _demo(a) -> None:
     "The main job on the embedded data: simulate a moving molecule, reconstruct it, write maps, compare with the truth, and draw report.html."
     from cryoformer_nb.particles.particles import load_particles
-    from cryoformer_nb.training.training import train
+    from cryoformer_nb.training.train import train
 
     if a.minutes < 1:
         raise InputError(

@@ -382,7 +382,7 @@ def test_resume_goes_on(work, base):
 
 
 def test_interrupt(work, monkeypatch, capfd):
-    import cryoformer_nb.training.training as training
+    import cryoformer_nb.training.train as training
 
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
@@ -393,7 +393,7 @@ def test_interrupt(work, monkeypatch, capfd):
 
 
 def test_bugs_are_not_hidden(work, monkeypatch):
-    import cryoformer_nb.training.training as training
+    import cryoformer_nb.training.train as training
 
     def broken(*args, **kwargs):
         raise ZeroDivisionError

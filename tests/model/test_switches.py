@@ -17,7 +17,9 @@ from cryoformer_nb.model.config import PRESETS, Config
 from cryoformer_nb.particles.consensus import consensus
 from cryoformer_nb.particles.particles import load_particles
 from cryoformer_nb.training.losses import image_loss
-from cryoformer_nb.training.training import Run, Trainer, train
+from cryoformer_nb.training.run import Run
+from cryoformer_nb.training.steps import Trainer
+from cryoformer_nb.training.train import train
 
 TINY = Config(
     levels=2,

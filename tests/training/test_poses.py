@@ -15,7 +15,7 @@ from cryoformer_nb.model.config import Config
 from cryoformer_nb.particles.particles import load_particles
 from cryoformer_nb.show.poses import show_poses
 from cryoformer_nb.training.losses import pose_loss
-from cryoformer_nb.training.training import train
+from cryoformer_nb.training.train import train
 
 SMALL = Config(
     levels=4,

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from cryoformer_nb import training
+import cryoformer_nb.training.steps as steps
+import cryoformer_nb.training.train as loop
 from cryoformer_nb.analysis.metrics import latent_r2
 from cryoformer_nb.core.conventions import InputError
 from cryoformer_nb.core.fsc import fsc
@@ -22,7 +23,9 @@ from cryoformer_nb.particles.consensus import consensus
 from cryoformer_nb.particles.masks import sphere_mask
 from cryoformer_nb.particles.particles import load_particles
 from cryoformer_nb.training.losses import half_weights, image_loss
-from cryoformer_nb.training.training import Run, Trainer, train
+from cryoformer_nb.training.run import Run
+from cryoformer_nb.training.steps import Trainer
+from cryoformer_nb.training.train import train
 
 SMALL = Config(levels=4, log2_table=10, blocks=1, hidden=16, encoder_width=32)
 
@@ -177,7 +180,9 @@ def test_a_support_that_cuts_the_molecule_grows_back(particles, average):
 def test_minutes_are_kept(star, tmp_path, monkeypatch):
     "By a clock that goes on by a twentieth of a second whenever it is looked at."
     ticks = iter(range(10**9))
-    monkeypatch.setattr(training, "time", SimpleNamespace(perf_counter=lambda: 0.05 * next(ticks)))
+    fake = SimpleNamespace(perf_counter=lambda: 0.05 * next(ticks))
+    for module in (steps, loop):
+        monkeypatch.setattr(module, "time", fake)
     run = train(star, tmp_path / "run", minutes=1, config=SMALL, progress=False, started=0.0)
     assert 50 < run.history.seconds.iloc[-1] < 60, (
         "it uses the minute but for the writing of results"
