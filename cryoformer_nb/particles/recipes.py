@@ -19,7 +19,8 @@ from ..core.files import write_stack
 from ..imaging.molecules import load_molecule
 from ..imaging.simulator import simulate, simulate_motion
 from ..imaging.structures import write_residues
-from .cryosparc import write_cs, write_pickles
+from .cryodrgn import write_pickles
+from .cryosparc import write_cs
 from .particles import load_particles
 
 # %% ../../nbs/particles/09_recipes.ipynb #ccafef61

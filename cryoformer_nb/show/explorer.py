@@ -86,7 +86,8 @@ class Cloud:
     def blocks(self) -> tuple:
         "The blocks of the run's star file and the name of the one with the particles; (None, '') if there is none."
         try:
-            return read_star(Path(self.run.path) / "poses.star")
+            table = read_star(Path(self.run.path) / "poses.star")
+            return table.to_blocks(), table.block
         except (InputError, TypeError, AttributeError):
             return None, ""
 

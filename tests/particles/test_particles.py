@@ -5,6 +5,7 @@ import pickle
 import re
 import resource
 import warnings
+from dataclasses import replace
 
 import mrcfile
 import numpy as np
@@ -21,9 +22,10 @@ from cryoformer_nb.core.rotations import euler_to_matrix, random_rotations
 from cryoformer_nb.imaging.projector import project
 from cryoformer_nb.imaging.simulator import simulate
 from cryoformer_nb.particles.consensus import back_project, wiener
-from cryoformer_nb.particles.cryosparc import read_cs, read_pose_pickle, write_cs, write_pickles
+from cryoformer_nb.particles.cryodrgn import read_pose_pickle, write_pickles
+from cryoformer_nb.particles.cryosparc import read_cs, write_cs
 from cryoformer_nb.particles.particles import detect_sign, load_particles, write_star
-from cryoformer_nb.particles.star import ANGLES
+from cryoformer_nb.particles.table import ANGLES
 
 
 def refused(call) -> str:
@@ -159,8 +161,8 @@ def test_files_that_lack_something_are_refused(shared):
 
 
 def test_cryosparc_table_agrees_with_the_poses_that_cryodrgn_read_from_it(shared):
-    blocks, _ = read_cs(shared("formats/cryosparc_P12_J24_001_particles.cs"))
-    table = blocks["particles"]
+    read = read_cs(shared("formats/cryosparc_P12_J24_001_particles.cs"))
+    table = read.columns
     rotations, fractions = read_pose_pickle(shared("formats/pose.cs.pkl"), len(table))
     assert abs(euler_to_matrix(torch.tensor(table[ANGLES].values)).numpy() - rotations).max() < 1e-4
     assert (
@@ -169,7 +171,7 @@ def test_cryosparc_table_agrees_with_the_poses_that_cryodrgn_read_from_it(shared
     )
     assert (
         len(table) == 2019
-        and blocks["optics"]["rlnVoltage"].tolist() == [200]
+        and read.optics["rlnVoltage"].tolist() == [200]
         and set(table["rlnRandomSubset"]) == {1, 2}
     )
     assert (
@@ -180,11 +182,11 @@ def test_cryosparc_table_agrees_with_the_poses_that_cryodrgn_read_from_it(shared
 
 def test_cryosparc_ctf_and_images_agree_with_the_star_file(shared):
     "The same seven images of EMPIAR-10076 in both formats; neither has poses."
-    blocks, _ = read_cs(shared("formats/empiar_10076_7.cs"), poses=False)
+    read = read_cs(shared("formats/empiar_10076_7.cs"), poses=False)
     star = starfile.read(shared("formats/empiar_10076_7.star"))
     columns = ["rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle"]
-    assert np.allclose(blocks["particles"][columns], star[columns].astype(float), atol=1e-2)
-    optics = blocks["optics"].iloc[0]
+    assert np.allclose(read.columns[columns], star[columns].astype(float), atol=1e-2)
+    optics = read.optics.iloc[0]
     assert np.allclose(
         [optics["rlnVoltage"], optics["rlnSphericalAberration"], optics["rlnAmplitudeContrast"]],
         star.iloc[0][["rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast"]].astype(
@@ -192,7 +194,7 @@ def test_cryosparc_ctf_and_images_agree_with_the_star_file(shared):
         ),
         atol=1e-4,
     )
-    assert [n.split("@")[1] for n in blocks["particles"]["rlnImageName"]] == [
+    assert [n.split("@")[1] for n in read.columns["rlnImageName"]] == [
         n.split("@")[1] for n in star["rlnImageName"]
     ]
     assert abs(optics["rlnImagePixelSize"] - 1e4 * 5 / 38168) < 1e-3
@@ -316,8 +318,9 @@ def test_cryodrgn_shifts_have_our_sign(shared):
         swapped=(R, t.flip(1)),
         transposed=(R.mT.contiguous(), t),
     ).items():
-        particles.rotations, particles.shifts_px = poses
-        total, weight = back_project(particles, torch.ones(64, 33))
+        R, t = poses
+        turned = replace(particles, rotations=R, shifts_px=t)
+        total, weight = back_project(turned, torch.ones(64, 33))
         agreement[name] = (
             fsc(*wiener(total, weight, 0.01 * weight.mean(), 64), 1.0).value[1:12].mean()
         )
