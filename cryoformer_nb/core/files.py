@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['atomic_path', 'MrcInfo', 'mrc_info', 'write_map', 'write_stack', 'read_map', 'check_folder', 'new_folder',
-           'whole_folder', 'plain']
+           'whole_folder', 'check_apart', 'plain']
 
 # %% ../../nbs/core/04_files.ipynb #e0eea502
 import os
@@ -273,6 +273,16 @@ def whole_folder(path, overwrite: bool = False) -> Path:
                 "choose another place"
             ) from error
         raise
+
+# %% ../../nbs/core/04_files.ipynb #bf04c416
+def check_apart(out, *inputs) -> None:
+    "`InputError` if the folder `out` is or holds one of the paths that are read; `None` is none."
+    for path in inputs:
+        if path and Path(out).resolve() in (Path(path).resolve(), *Path(path).resolve().parents):
+            raise InputError(
+                f"{out}: expected an output folder apart from the input, found that it holds "
+                f"{path}; choose another name"
+            )
 
 # %% ../../nbs/core/04_files.ipynb #5bf2421e
 def plain(value):
