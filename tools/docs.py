@@ -1,10 +1,11 @@
-"""Build the site without Quarto: nbdev's own processing of the notebooks, then smalldocs renders the pages that _quarto.yml lists.
+"""Build the site without Quarto: nbdev processes the notebooks, smalldocs renders the pages.
 
     python tools/docs.py              write _docs/
     python tools/docs.py --out DIR    write DIR/ (new, empty, or a site that this wrote)
 
-Nothing is written into the tree but the site and tools/node_modules. Scripts and fonts come from packages: plotly's from its wheel, KaTeX, 3Dmol and
-the fonts from the npm packages of tools/package.json, installed at the first build. The pages ask no other host for anything.
+Nothing is written into the tree but the site and tools/node_modules. Scripts and fonts come from
+packages: plotly's from its wheel, KaTeX, 3Dmol and the fonts from the npm packages of
+tools/package.json, installed at the first build. The pages ask no other host for anything.
 """
 
 import argparse
@@ -27,6 +28,8 @@ ROOT = Path(__file__).resolve().parents[1]
 ASSETS = Path(__file__).resolve().parent / "site"
 IMPORTS = (ast.Import, ast.ImportFrom)
 PLOTLY = "application/vnd.plotly.v1+json"
+NPM_OPTIONS = ["--no-package-lock", "--ignore-scripts", "--no-audit", "--no-fund"]
+NPM_OPTIONS += ["--loglevel=error", "--fetch-retries=1", "--fetch-timeout=60000"]
 
 
 # ---------------------------------------------------------------- packages
@@ -40,25 +43,16 @@ def node_modules() -> Path:
         return folder
     if not shutil.which("npm"):
         sys.exit(
-            f"docs: expected npm packages {', '.join(names)} in {folder}, found neither them nor npm; install Node.js"
+            f"docs: expected npm packages {', '.join(names)} in {folder}, "
+            "found neither them nor npm; install Node.js"
         )
-    command = [
-        "npm",
-        "install",
-        "--prefix",
-        str(ROOT / "tools"),
-        "--no-package-lock",
-        "--ignore-scripts",
-        "--no-audit",
-        "--no-fund",
-        "--loglevel=error",
-        "--fetch-retries=1",
-        "--fetch-timeout=60000",
-    ]
+    command = ["npm", "install", "--prefix", str(ROOT / "tools"), *NPM_OPTIONS]
     done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     if done.returncode:
         print(
-            f"docs: expected to install npm packages {', '.join(names)}, found npm failing: {' '.join(done.stderr.split())[:300]}; check the network, or name a folder that holds them in CRYOFORMER_NODE_MODULES",
+            f"docs: expected to install npm packages {', '.join(names)}, "
+            f"found npm failing: {' '.join(done.stderr.split())[:300]}; check the network, "
+            "or name a folder that holds them in CRYOFORMER_NODE_MODULES",
             file=sys.stderr,
         )
         sys.exit(3)
@@ -98,19 +92,24 @@ def copy_packages(libs: Path, pages: list) -> None:
 
 
 def mixed(source: str) -> bool:
-    "Whether a cell that is not exported holds imports and other code: nbdev would execute it, and it would lack what other cells define."
-    tree = ast.parse(
-        "\n".join(
-            "" if line.lstrip().startswith(("%", "!")) else line for line in source.split("\n")
-        )
-    )
-    return any(isinstance(node, IMPORTS) for node in ast.walk(tree)) and not all(
-        isinstance(node, IMPORTS) for node in tree.body
-    )
+    "Whether a cell that is not exported holds imports and other code: nbdev would run it alone."
+    lines = source.split("\n")
+    tree = ast.parse("\n".join("" if re.match(r"\s*[%!]", line) else line for line in lines))
+    inside = any(isinstance(node, IMPORTS) for node in ast.walk(tree))
+    return inside and not all(isinstance(node, IMPORTS) for node in tree.body)
+
+
+def is_public(node) -> bool:
+    "A function or class with a name of its own."
+    if not isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+        return False
+    return not node.name.startswith("_")
 
 
 def shown(cell: dict) -> list:
-    "An exported cell as cells whose source nbdev shows (`exports`), one for each public function, so that each stands below its documentation."
+    """An exported cell as cells whose source nbdev shows (`exports`).
+
+    One for each public function, so that each stands below its documentation."""
     source = "".join(cell["source"])
     if cell["cell_type"] != "code":
         return [cell]
@@ -119,22 +118,15 @@ def shown(cell: dict) -> list:
     lines, body = source.split("\n")[1:], ast.parse(source).body
     if all(isinstance(node, IMPORTS) for node in body):
         return [cell]
-    public = [
-        node
-        for node in body
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_")
-    ]
-    cuts = [0, *(node.end_lineno - 1 for node in public[:-1]), len(lines)]
-    parts = ["\n".join(lines[a:b]).strip("\n") for a, b in zip(cuts, cuts[1:])]
-    return [
-        dict(
-            cell,
-            id=f"{cell['id']}{k or ''}",
-            source=f"#| exports\n{p}",
-            outputs=cell["outputs"] if k == len(parts) - 1 else [],
-        )
-        for k, p in enumerate(parts)
-    ]
+    ends = [node.end_lineno - 1 for node in body if is_public(node)]
+    cuts = [0, *ends[:-1], len(lines)]
+    made = []
+    for k, (a, b) in enumerate(zip(cuts, cuts[1:])):
+        part = "\n".join(lines[a:b]).strip("\n")
+        name = f"{cell['id']}{k or ''}"
+        outputs = cell["outputs"] if b == len(lines) else []
+        made.append(dict(cell, id=name, source=f"#| exports\n{part}", outputs=outputs))
+    return made
 
 
 def copy_sources(work: Path) -> None:
@@ -153,71 +145,106 @@ def copy_sources(work: Path) -> None:
         path.write_text(json.dumps(nb), encoding="utf-8")
 
 
+EMPTY = inspect.Parameter.empty
+STARS = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+
+
+def annotation_text(annotation) -> str:
+    "An annotation without the modules of its names."
+    if annotation is EMPTY:
+        return ""
+    text = inspect.formatannotation(annotation).strip("'")
+    return re.sub(r"\b(?:[A-Za-z_]\w*\.)+(?=\w)", "", text)
+
+
+def parameter_text(parameter: inspect.Parameter) -> str:
+    text, default = STARS.get(parameter.kind, "") + parameter.name, parameter.default
+    kind = annotation_text(parameter.annotation)
+    if kind:
+        text += f": {kind}"
+    if default is not EMPTY:
+        value = getattr(default, "__name__", None) or repr(default)
+        text += f" = {value}" if kind else f"={value}"
+    return text
+
+
 def signature_text(name: str, signature, width: int = 88) -> str:
     "A signature on one line, or one parameter a line where it would not fit."
-    plain = lambda a: (
-        re.sub(r"\b(?:[A-Za-z_]\w*\.)+(?=\w)", "", inspect.formatannotation(a).strip("'"))
-        if a is not inspect.Parameter.empty
-        else ""
-    )
-    parts, stars = [], {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
-    for p in signature.parameters.values():
-        kind, default = plain(p.annotation), p.default
-        value = (
-            ""
-            if default is inspect.Parameter.empty
-            else getattr(default, "__name__", None) or repr(default)
-        )
-        parts.append(
-            stars.get(p.kind, "")
-            + p.name
-            + (f": {kind}" if kind else "")
-            + ((" = " if kind else "=") + value if value else "")
-        )
-    end = (
-        f") -> {plain(signature.return_annotation)}" if plain(signature.return_annotation) else ")"
-    )
+    parts = [parameter_text(p) for p in signature.parameters.values()]
+    result = annotation_text(signature.return_annotation)
+    end = f") -> {result}" if result else ")"
     line = f"{name}({', '.join(parts)}{end}"
-    return (
-        line if len(line) <= width else f"{name}(\n" + "".join(f"    {p},\n" for p in parts) + end
-    )
+    if len(line) <= width:
+        return line
+    return f"{name}(\n" + "".join(f"    {part},\n" for part in parts) + end
+
+
+def in_a_cell(text) -> str:
+    "Text for a table of Markdown."
+    return str(text).replace("|", "\\|").replace("\n", " ")
+
+
+def parameter_table(documented: dict, known) -> str:
+    "The parameters that have a comment, and what is returned."
+    rows = []
+    for name, entry in documented.items():
+        comment = entry.get("docment")
+        if isinstance(comment, str) and (name in known or name == "return"):
+            label = "returns" if name == "return" else f"<code>{name}</code>"
+            rows.append(f"| {label} | {in_a_cell(comment)} |")
+    return "\n\n| parameter | meaning |\n|---|---|\n" + "\n".join(rows) if rows else ""
+
+
+def behind(member):
+    "The function of a method, a property or what is made of one."
+    for name in ("func", "fget", "__func__", "__wrapped__"):
+        member = getattr(member, name, None) or member
+    return member
+
+
+def method_table(cls: type) -> str:
+    "The public methods and properties of a class; those added by @patch link to their headings."
+    rows = []
+    for name, member in vars(cls).items():
+        function = behind(member)
+        if name.startswith("_") or not inspect.isfunction(function):
+            continue
+        label = f"<code>{name}</code>"
+        if inspect.getsource(function).lstrip().startswith("@patch"):
+            label = f'<a href="#{cls.__name__}.{name}"><code>{name}</code></a>'.lower()
+        first = (inspect.getdoc(function) or "").split("\n\n")[0]
+        rows.append(f"| {label} | {in_a_cell(first)} |")
+    return "\n\n| method | what it does |\n|---|---|\n" + "\n".join(rows) if rows else ""
 
 
 def renderer():
-    "nbdev's show_doc with a short signature and a table of the parameters that have a comment."
+    "nbdev's show_doc with a short signature, tables of commented parameters and of methods."
     from fastcore.docments import MarkdownRenderer
     from nbdev.doclinks import NbdevLookup
 
-    def table(dm, known) -> str:
-        cell = lambda text: str(text).replace("|", "\\|").replace("\n", " ")
-        names = [n for n in dm if n in known or n == "return"]
-        comment = lambda n: dm[n].get("docment") if isinstance(dm[n].get("docment"), str) else ""
-        rows = [
-            f"| {'returns' if n == 'return' else f'<code>{n}</code>'} | {cell(comment(n))} |"
-            for n in names
-            if comment(n)
-        ]
-        return "\n\n| parameter | meaning |\n|---|---|\n" + "\n".join(rows) if rows else ""
-
     class PageRenderer(MarkdownRenderer):
         def __init__(self, sym, *args, **kwargs):
-            super().__init__(
-                getattr(sym, "func", sym) if isinstance(sym, cached_property) else sym,
-                *args,
-                **kwargs,
-            )
+            self.methods = method_table(sym) if inspect.isclass(sym) else ""
+            wrapped = isinstance(sym, (property, cached_property))
+            super().__init__(behind(sym) if wrapped else sym, *args, **kwargs)
 
         def _repr_markdown_(self):
             source = (NbdevLookup().code(self.fn) or "").removesuffix("#LNone")
-            link = f"[source]({source}){{.api-source}}\n\n" if source else ""
-            shown = f"```python\n{signature_text(self.nm, self.sig)}\n```\n\n" if self.sig else ""
-            return f"---\n\n{link}{'#' * self.title_level} {self.nm}\n\n{shown}{self.docs or ''}{table(self.dm.dm, self.sig.parameters if self.sig else ())}\n"
+            text = "---\n\n"
+            if source:
+                text += f"[source]({source}){{.api-source}}\n\n"
+            text += f"{'#' * self.title_level} {self.nm}\n\n"
+            if self.sig:
+                text += f"```python\n{signature_text(self.nm, self.sig)}\n```\n\n"
+            text += self.docs or ""
+            text += parameter_table(self.dm.dm, self.sig.parameters if self.sig else ())
+            return text + self.methods + "\n"
 
     return PageRenderer
 
 
 def process(work: Path) -> Path:
-    "nbdev's processing: documentation of every exported function, links, hidden cells taken out. Returns the folder with the results."
+    "nbdev's processing: documentation, links, hidden cells taken out; returns the results' folder."
     os.chdir(work)
     sys.path.insert(0, str(work))
     import nbdev.doclinks
@@ -236,14 +263,15 @@ def live(figure: dict, number: int) -> str:
     layout = figure.get("layout", {})
     height, width = layout.get("height", 450), layout.get("width")
     size = f"height:{height}px;" + (f"max-width:{width}px;" if width else "")
-    data = json.dumps(
-        {k: figure[k] for k in ("data", "layout", "frames") if k in figure}, separators=(",", ":")
-    ).replace("</", "<\\/")
-    return f'<div class="figure-live" id="figure-{number}" style="{size}"></div>\n<script type="application/json" data-figure="figure-{number}">{data}</script>'
+    parts = {k: figure[k] for k in ("data", "layout", "frames") if k in figure}
+    data = json.dumps(parts, separators=(",", ":")).replace("</", "<\\/")
+    box = f'<div class="figure-live" id="figure-{number}" style="{size}"></div>'
+    script = f'<script type="application/json" data-figure="figure-{number}">{data}</script>'
+    return f"{box}\n{script}"
 
 
 def finish(path: Path) -> None:
-    "Outputs that smalldocs does not know, as HTML; widgets leave what they drew besides, if anything."
+    "Outputs that smalldocs does not know, as HTML; widgets leave what they drew besides."
     nb, number = json.loads(path.read_text(encoding="utf-8")), 0
     for cell in nb["cells"]:
         for output in cell.get("outputs", []):
@@ -299,41 +327,55 @@ def site_class(settings: dict):
     return NotebookSite
 
 
+KATEX = r"https://cdn\.jsdelivr\.net/npm/katex@[^/]+/dist"
+DMOL = r"""https?://[^"'\s<>]*3Dmol[^"'\s<>]*\.js"""
+
+
 def localise(text: str, offset: str) -> str:
     "A page with every script and style taken from site_libs."
-    text = re.sub(
-        r"https://cdn\.jsdelivr\.net/npm/katex@[^/]+/dist", f"{offset}site_libs/katex", text
-    )
-    text = re.sub(
-        r"""https?://[^"'\s<>]*3Dmol[^"'\s<>]*\.js""", f"{offset}site_libs/3dmol/3Dmol-min.js", text
-    )
-    head = f'<link rel="stylesheet" href="{offset}site_libs/cryoformer/site.css">\n<script src="{offset}site_libs/cryoformer/site.js" defer></script>\n'
+    libs = f"{offset}site_libs"
+    text = re.sub(KATEX, f"{libs}/katex", text)
+    text = re.sub(DMOL, f"{libs}/3dmol/3Dmol-min.js", text)
+    head = f'<link rel="stylesheet" href="{libs}/cryoformer/site.css">\n'
+    head += f'<script src="{libs}/cryoformer/site.js" defer></script>\n'
     if 'class="figure-live"' in text:
-        head = f'<script src="{offset}site_libs/plotly/plotly.min.js" defer></script>\n' + head
+        head = f'<script src="{libs}/plotly/plotly.min.js" defer></script>\n' + head
     return text.replace("</head>", head + "</head>", 1)
 
 
+def llms_line(page) -> str:
+    "A page and its description, as one item of a list."
+    line = f"- [{page.title}]({page.out.with_suffix('.llms.md')})"
+    description = page.meta.get("description")
+    return f"{line}: {description}" if description else line
+
+
 def llms_txt(site) -> str:
-    "A map of the site for language models: what it is, how it is used, and every page with its one-line description."
+    "A map of the site for language models: what it is, how it is used, every page with its line."
     web, out, seen = site.project.website, [], set()
-    line = lambda p: (
-        f"- [{p.title}]({p.out.with_suffix('.llms.md')})"
-        + (f": {p.meta['description']}" if p.meta.get("description") else "")
-    )
-    entry = lambda href: site.find_page(PurePosixPath(href))
     for item in web["sidebar"]["contents"]:
-        pages = [p for p in map(entry, item["contents"] if isinstance(item, dict) else [item]) if p]
+        links = item["contents"] if isinstance(item, dict) else [item]
+        pages = [p for p in (site.find_page(PurePosixPath(href)) for href in links) if p]
         seen |= {p.src for p in pages}
         if isinstance(item, dict):
             out += ["", f"## {item['section']}", ""]
-        out += map(line, pages)
+        out += map(llms_line, pages)
     rest = [p for s, p in site.pages.items() if s not in seen]
     if rest:
-        out += ["", "## More", "", *map(line, rest)]
+        out += ["", "## More", "", *map(llms_line, rest)]
     intro = (ASSETS.parent / "llms_intro.md").read_text(encoding="utf-8").strip()
-    return (
-        f"# {web['title']}\n\n> {web['description']}\n\n{intro}\n\n" + "\n".join(out).strip() + "\n"
-    )
+    head = f"# {web['title']}\n\n> {web['description']}\n\n{intro}\n\n"
+    return head + "\n".join(out).strip() + "\n"
+
+
+def rewrite(path: Path, change) -> str:
+    "Change the text of a file; returns the new one."
+    text = change(path.read_text(encoding="utf-8"))
+    path.write_text(text, encoding="utf-8")
+    return text
+
+
+FIGURE = r'<div class="figure-live".*?</script>'
 
 
 def render(proc: Path, out: Path, settings: dict) -> list:
@@ -347,29 +389,14 @@ def render(proc: Path, out: Path, settings: dict) -> list:
     site.build()
     pages = []
     for page in site.pages.values():
-        path = out / page.out
-        text = localise(path.read_text(encoding="utf-8"), "../" * (len(page.out.parts) - 1))
-        path.write_text(text, encoding="utf-8")
-        pages.append(text)
+        path, offset = out / page.out, "../" * (len(page.out.parts) - 1)
+        pages.append(rewrite(path, lambda text, offset=offset: localise(text, offset)))
         copy = path.with_suffix(".llms.md")
         if copy.exists():
-            copy.write_text(
-                re.sub(
-                    r'<div class="figure-live".*?</script>',
-                    "(figure)",
-                    copy.read_text(encoding="utf-8"),
-                    flags=re.S,
-                ),
-                encoding="utf-8",
-            )
+            rewrite(copy, lambda text: re.sub(FIGURE, "(figure)", text, flags=re.S))
     copy_packages(out / "site_libs", pages)
-    for css in (out / "site_libs" / "themes").rglob(
-        "*.css"
-    ):  # fonts that a theme takes from elsewhere
-        css.write_text(
-            re.sub(r"@import\s+url\([^)]*\);?", "", css.read_text(encoding="utf-8")),
-            encoding="utf-8",
-        )
+    for css in (out / "site_libs" / "themes").rglob("*.css"):  # fonts that come from elsewhere
+        rewrite(css, lambda text: re.sub(r"@import\s+url\([^)]*\);?", "", text))
     (out / "llms.txt").write_text(llms_txt(site), encoding="utf-8")
     return [w for w in site.warnings if "output-file" not in w and "format.html" not in w]
 

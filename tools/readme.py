@@ -1,4 +1,4 @@
-"""Write README.md from nbs/index.ipynb, without Quarto: hidden cells and directives dropped, links turned to the repository root.
+"""Write README.md from nbs/index.ipynb: hidden cells dropped, links seen from the repository root.
 
 python tools/readme.py           write README.md
 python tools/readme.py --check   exit status 1 if README.md is not what the notebook gives
@@ -10,7 +10,10 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-NOTICE = "<!-- Made from nbs/index.ipynb by tools/readme.py: edit the notebook, then run `python tools/readme.py`. -->\n"
+NOTICE = (
+    "<!-- Made from nbs/index.ipynb by tools/readme.py: "
+    "edit the notebook, then run `python tools/readme.py`. -->\n"
+)
 
 
 def link(match: re.Match) -> str:
@@ -30,47 +33,37 @@ def markdown(source: str) -> str:
     return "".join(parts)
 
 
+def plain(output: dict) -> str:
+    "What an output shows as text, indented."
+    data = output.get("data", {})
+    kinds = (output.get("text"), data.get("text/markdown"), data.get("text/plain"))
+    text = "".join(next(filter(None, kinds), "")).rstrip("\n")
+    return "".join(f"    {line}\n" for line in text.split("\n")) if text else ""
+
+
 def code(cell: dict) -> str:
     "A code cell and its printed or plain-text output; empty if hidden."
-    source = "".join(cell["source"])
-    directives, lines = [], source.split("\n")
+    directives, lines = [], "".join(cell["source"]).split("\n")
     while lines and lines[0].startswith("#|"):
         directives.append(lines.pop(0)[2:].strip())
-    if (
-        any(d.split(":")[0] in ("hide", "exporti") or d == "include: false" for d in directives)
-        or not "".join(lines).strip()
-    ):
+    hidden = {"hide", "exporti"} & {d.split(":")[0] for d in directives}
+    if hidden or "include: false" in directives or not "".join(lines).strip():
         return ""
-    text = (
-        ""
-        if "echo: false" in directives
-        else "```python\n" + "\n".join(lines).strip("\n") + "\n```\n"
-    )
+    source = "\n".join(lines).strip("\n")
+    text = "" if "echo: false" in directives else f"```python\n{source}\n```\n"
     for output in cell.get("outputs", []):
-        shown = (
-            output.get("text")
-            or output.get("data", {}).get("text/markdown")
-            or output.get("data", {}).get("text/plain", "")
-        )
-        if shown:
-            text += "\n" + "".join(
-                f"    {line}\n" for line in "".join(shown).rstrip("\n").split("\n")
-            )
+        if shown := plain(output):
+            text += "\n" + shown
     return text
 
 
 def readme(notebook: Path = ROOT / "nbs" / "index.ipynb") -> str:
     "The text of README.md."
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    parts = [
-        markdown("".join(c["source"]))
-        if c["cell_type"] == "markdown"
-        else code(c)
-        if c["cell_type"] == "code"
-        else ""
-        for c in cells
-    ]
-    return NOTICE + "\n" + "\n\n".join(p.strip("\n") for p in parts if p.strip()) + "\n"
+    parts, kinds = [], {"markdown": lambda c: markdown("".join(c["source"])), "code": code}
+    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+        if cell["cell_type"] in kinds:
+            parts.append(kinds[cell["cell_type"]](cell).strip("\n"))
+    return NOTICE + "\n" + "\n\n".join(filter(None, parts)) + "\n"
 
 
 if __name__ == "__main__":
@@ -78,7 +71,8 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["--check"]:
         if not path.exists() or path.read_text(encoding="utf-8") != readme():
             sys.exit(
-                "README.md: expected what nbs/index.ipynb gives, found another text; run `python tools/readme.py`"
+                "README.md: expected what nbs/index.ipynb gives, found another text; "
+                "run `python tools/readme.py`"
             )
     else:
         path.write_text(readme(), encoding="utf-8")

@@ -200,7 +200,7 @@ def test_every_page_links_to_its_source(walk, index):
 
 
 #: A page, a class on it, and methods that the notebook adds by @patch.
-METHODS = ["model/config.html", "Config", "Config.save", "Config.load"]
+METHODS = ["model/config.html", "Config", "Config.updated", "Config.preset", "Config.load"]
 
 
 def test_methods_are_listed_under_their_class(site):
