@@ -7,9 +7,9 @@ import pytest
 
 from cryoformer_nb import InputError, fsc, score
 from cryoformer_nb.analysis.flexibility import flexibility_auc, flexibility_map, moving_voxels
-from cryoformer_nb.analysis.metrics import mean_fsc, per_particle_fsc, population_mean
+from cryoformer_nb.analysis.metrics import mean_fsc, per_particle_fsc
 from cryoformer_nb.core.files import read_map
-from cryoformer_nb.imaging.simulator import true_volumes
+from cryoformer_nb.imaging.truth import population_mean, true_volumes
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,9 @@ import torch
 
 from cryoformer_nb import InputError, simulate
 from cryoformer_nb.command.cli import main
-from cryoformer_nb.imaging.density import atoms_to_map, gaussian_volume, load_atoms
+from cryoformer_nb.imaging.density import gaussian_volume
 from cryoformer_nb.imaging.motion import describe, morph, move, read_pair, rms, superpose
+from cryoformer_nb.imaging.structures import atoms_to_map, load_atoms
 
 
 @pytest.fixture(scope="module")
