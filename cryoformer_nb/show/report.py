@@ -21,9 +21,10 @@ from ..core.files import atomic_path, read_map
 from ..core.fsc import fsc
 from ..imaging.truth import read_labels, read_poses
 from .cloud import latent_figure
+from .fsc import fsc_figure
 from .map import flexibility_figure, path_figure
 from .poses import animated_pose_figure
-from .scene import fsc_figure, loss_figure
+from .training import loss_figure
 
 # %% ../../nbs/show/13_report.ipynb #436ac000
 _CSS = """

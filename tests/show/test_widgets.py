@@ -230,7 +230,7 @@ def test_a_kernel_gets_widgets_and_stores_a_figure(folder, monkeypatch):
 
 def test_particle_view_finds_the_junk(folder):
     "The correlation with the reprojection tells particles from images of another particle."
-    from cryoformer_nb.show.training import correlation, reproject
+    from cryoformer_nb.show.particles import correlation, reproject
 
     run = Run(folder / "run")
     particles = load_particles(folder / "set" / "particles.star")
