@@ -283,7 +283,7 @@ def test_training_is_shown_while_it_runs(opened):
     notebook = opened(
         "monitor.ipynb",
         TRAIN.replace("run = train", "started = train").replace(
-            "explorer import explore", "training import show_fsc, show_particles, show_training"
+            "explorer import explore", "training import show_training"
         ),
         "view = show_training(seconds=0.2)\nrun = train(star, work / 'watched', minutes=0.3, config=Config(levels=6), progress=False, callback=view)",
         wait=False,
@@ -340,7 +340,7 @@ def test_poses_follow_the_slider(opened):
     assert not notebook.watched.foreign
 
 
-CURVES = """from cryoformer_nb.show.training import show_fsc, show_particles
+CURVES = """from cryoformer_nb import show_fsc, show_particles
 s = np.arange(33)
 curves = show_fsc({'sharp': 1 / (1 + (s / 20)**6), 'soft': 1 / (1 + (s / 10)**6)}, pixel_size=1.5)
 curves"""
