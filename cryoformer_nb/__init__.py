@@ -29,8 +29,8 @@ _PUBLIC = {
     "view_volume": "show.molecule",
     "explore": "show.explorer",
     "show_training": "show.training",
-    "show_fsc": "show.training",
-    "show_particles": "show.training",
+    "show_fsc": "show.fsc",
+    "show_particles": "show.particles",
     "show_poses": "show.poses",
     "report": "show.report",
 }
@@ -46,10 +46,12 @@ if _TYPE_CHECKING:  # the same names for editors, which complete them; a test ho
     from .particles.consensus import Consensus
     from .particles.particles import Particles, load_particles
     from .show.explorer import explore
+    from .show.fsc import show_fsc
     from .show.molecule import view_volume
+    from .show.particles import show_particles
     from .show.poses import show_poses
     from .show.report import report
-    from .show.training import show_fsc, show_particles, show_training
+    from .show.training import show_training
     from .training.run import Run
     from .training.train import train
 
