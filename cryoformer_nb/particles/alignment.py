@@ -18,10 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..core.fourier import frequencies, rfft2c
+from ..core.fourier import frequencies
 from ..core.interpolation import read_lattice
 from ..core.rotations import geodesic_angle, rotvec_to_matrix
-from ..imaging.ctf import ctf
 from ..imaging.projector import lattice_coordinates, undo_gridding
 from .consensus import Consensus, consensus, padded_box
 from .particles import Particles, evenly
@@ -32,17 +31,19 @@ def transform_table(
     shell: float,  # largest radius to be read, in 1/D
     slopes: bool = False,
 ) -> Tensor:  # (2 or 8, m, m, m): re and im of the transform, and of its slopes along x, y, z
-    "The transform of a map around the origin, on a grid of spacing D/P, P = `padded_box(D)`; to be read by `read_table`."
+    """The transform of a map around the origin; to be read by `read_table`.
+
+    On a grid of spacing D/P, P = `padded_box(D)`.
+    """
     box, fine = volume.shape[-1], padded_box(volume.shape[-1])
     x = torch.arange(box, device=volume.device) - box // 2
     volume = undo_gridding(volume, fine)  # trilinear reading blurs the table
-    weights = [
-        torch.ones((), device=x.device),
-        *(-2j * torch.pi / box * a for a in (x, x[:, None], x[:, None, None])),
-    ]
+    weights = [torch.ones((), device=x.device)]
+    if slopes:
+        weights += [-2j * torch.pi / box * a for a in (x, x[:, None], x[:, None, None])]
     half, pad, tables = math.ceil(fine / box * shell) + 1, (fine - box) // 2, []
-    for w in weights[: 4 if slopes else 1]:
-        full = torch.fft.fftn(torch.fft.ifftshift(F.pad(volume * w, (pad,) * 6)))
+    for weight in weights:
+        full = torch.fft.fftn(torch.fft.ifftshift(F.pad(volume * weight, (pad,) * 6)))
         near = torch.arange(-half, half + 1, device=x.device) % fine
         tables.append(torch.view_as_real(full[near][:, near][:, :, near].to(torch.complex64)))
     return torch.stack(tables).movedim(-1, 1).flatten(0, 1).contiguous()
@@ -60,15 +61,15 @@ def read_table(
 
 # %% ../../nbs/particles/08_alignment.ipynb #dd7c66f4
 def half_plane(box: int, shell: float, device=None) -> tuple[Tensor, Tensor]:
-    "Mask (D, D//2+1) of one of each pair k, -k with 0 < |k| <= shell, and those frequencies (k, 3) in units of 1/D, z = 0."
+    """One of each pair k, -k with 0 < |k| <= shell.
+
+    As a mask (D, D//2+1), and as frequencies (k, 3) in units of 1/D, z = 0.
+    """
     f = frequencies(box, device=device) * box
     kx, ky = f.unbind(-1)
-    keep = (
-        (f.norm(dim=-1) <= shell + 1e-3)
-        & ((kx > 0) | ((kx == 0) & (ky > 0)))
-        & (kx.abs() < box // 2)
-        & (ky.abs() < box // 2)
-    )
+    one_of_pair = (kx > 0) | ((kx == 0) & (ky > 0))
+    below_nyquist = (kx.abs() < box // 2) & (ky.abs() < box // 2)
+    keep = (f.norm(dim=-1) <= shell + 1e-3) & one_of_pair & below_nyquist
     return keep, F.pad(f[keep], (0, 1))
 
 
@@ -89,8 +90,8 @@ class Views(NamedTuple):
 def read_views(particles: Particles, rows, noise: Tensor, shell: float) -> Views:
     "Read images and keep what lies within `shell`."
     keep, k = half_plane(particles.box, shell)
-    h = ctf(particles.ctf_params[rows], particles.box, particles.pixel_size)[:, keep] / noise[keep]
-    return Views(rfft2c(particles.images(rows))[:, keep] / noise[keep], h, k, particles.box)
+    y, h = particles.whitened(rows, noise)
+    return Views(y[:, keep], h[:, keep], k, particles.box)
 
 # %% ../../nbs/particles/08_alignment.ipynb #e8e793a4
 def lattice_ball(radius: float, step: float, dim: int) -> Tensor:
@@ -124,15 +125,13 @@ def search(
 
 # %% ../../nbs/particles/08_alignment.ipynb #3d2592c0
 def prediction(views: Views, table: Tensor, R: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    "Predicted coefficients (b, k) and their slopes (b, k, 5) in turns about x, y, z (rad) and shifts (px)."
-    values = read_table(
-        table, torch.einsum("ki,bij->bkj", views.k, R), views.box / padded_box(views.box)
-    )
+    "Predicted coefficients (b, k) and their slopes (b, k, 5) in turns (rad) and shifts (px)."
+    points = torch.einsum("ki,bij->bkj", views.k, R)
+    values = read_table(table, points, views.box / padded_box(views.box))
     factor = views.h * views.phase(t)
     predicted = values[..., 0] * factor
-    around = torch.linalg.cross(
-        views.k[:, None], torch.eye(3, device=R.device).expand(len(views.k), 3, 3)
-    )  # -(e_j x k)
+    axes = torch.eye(3, device=R.device).expand(len(views.k), 3, 3)
+    around = torch.linalg.cross(views.k[:, None], axes)  # -(e_j x k)
     directions = torch.einsum("kji,bil->bkjl", around, R)  # R^T of them
     turns = (directions * values[..., None, 1:]).sum(-1) * factor[..., None]
     shifts = predicted[..., None] * (2j * torch.pi / views.box) * views.k[:, :2]
@@ -150,15 +149,12 @@ def newton_step(
     damping: Tensor,  # (b,)
 ) -> tuple[Tensor, Tensor]:  # turns (b, 3) rad and moves (b, 2) px
     "A damped Gauss-Newton step, at most 0.3 rad and 2 px."
-    J, residual = (
-        torch.view_as_real(J).movedim(-1, 1).flatten(1, 2),
-        torch.view_as_real(residual).movedim(-1, 1).flatten(1),
-    )
+    J = torch.view_as_real(J).movedim(-1, 1).flatten(1, 2)
+    residual = torch.view_as_real(residual).movedim(-1, 1).flatten(1)
     A, b = J.mT @ J, J.mT @ residual[..., None]
     diagonal = A.diagonal(dim1=1, dim2=2)
-    A = A + torch.diag_embed(
-        damping[:, None] * diagonal + 1e-6 * diagonal.mean(1, keepdim=True) + 1e-12
-    )
+    ridge = damping[:, None] * diagonal + 1e-6 * diagonal.mean(1, keepdim=True) + 1e-12
+    A = A + torch.diag_embed(ridge)
     x = torch.linalg.solve(A, b)[..., 0]
     return limited(x[:, :3], 0.3), limited(x[:, 3:], 2.0)
 
@@ -174,19 +170,21 @@ def levenberg_marquardt(
     damping = torch.full((len(R),), 1e-3, device=R.device)
     predicted, J = predict(R, t)
     for _ in range(steps):
-        w, u = newton_step(J, y - predicted, damping)
-        R2, t2 = rotvec_to_matrix(w) @ R, t + u
-        predicted2, J2 = predict(R2, t2)
-        better = (y - predicted2).abs().square().sum(-1) < (y - predicted).abs().square().sum(-1)
-        choose = lambda new, old: torch.where(better.view(-1, *[1] * (old.dim() - 1)), new, old)
+        turn, move = newton_step(J, y - predicted, damping)
+        tried = rotvec_to_matrix(turn) @ R, t + move
+        tried = *tried, *predict(*tried)
+        before = (y - predicted).abs().square().sum(-1)
+        better = (y - tried[2]).abs().square().sum(-1) < before
         R, t, predicted, J = (
-            choose(R2, R),
-            choose(t2, t),
-            choose(predicted2, predicted),
-            choose(J2, J),
+            _choose(better, new, old) for new, old in zip(tried, (R, t, predicted, J))
         )
         damping = torch.where(better, damping / 5, damping * 10)
     return R, t
+
+
+def _choose(better: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    "(b, ...) from `new` where `better` (b,), else from `old`."
+    return torch.where(better.view(-1, *[1] * (old.dim() - 1)), new, old)
 
 
 def newton(
@@ -205,27 +203,30 @@ class Round(NamedTuple):
 
 
 def search_grids(round_: Round, box: int) -> tuple[Tensor, Tensor]:
-    "Turns (c, 3) rad and moves (s, 2) px of a round's search; steps that its resolution can tell apart."
-    return lattice_ball(round_.angle, 1.5 / round_.shell, 3), lattice_ball(
-        round_.shift_px, box / (6.4 * round_.shell), 2
-    )
+    "Turns (c, 3) rad and moves (s, 2) px of a search; steps that its resolution can tell apart."
+    turns = lattice_ball(round_.angle, 1.5 / round_.shell, 3)
+    moves = lattice_ball(round_.shift_px, box / (6.4 * round_.shell), 2)
+    return turns, moves
 
 
 def march(angle: float, shift_px: float, box: int, searches: int = 7, polishes: int = 6) -> list:
-    "The rounds: shell 5 and upwards; search within `angle` (rad) and `shift_px` first, less and less, then Newton steps up to Nyquist's shell."
-    shells = [5.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0][:searches]
-    rounds = [
-        Round(s, max(angle * 5 / s, 1.5 / s), max(shift_px * (5 / s) ** 2, box / (6.4 * s)))
-        for s in shells
-    ]
+    """The rounds, from shell 5 upwards.
+
+    Search within `angle` (rad) and `shift_px` first, less and less, then Newton steps up to
+    Nyquist's shell.
+    """
+    rounds = []
+    for shell in [5.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0][:searches]:
+        turn = max(angle * 5 / shell, 1.5 / shell)
+        move = max(shift_px * (5 / shell) ** 2, box / (6.4 * shell))
+        rounds.append(Round(shell, turn, move))
     top = box // 2 - 2
-    return rounds + [
-        Round(s, 0.0, 0.0) for s in torch.linspace(min(12, top), top, polishes).tolist()
-    ]
+    shells = torch.linspace(min(12, top), top, polishes).tolist()
+    return rounds + [Round(shell, 0.0, 0.0) for shell in shells]
 
 # %% ../../nbs/particles/08_alignment.ipynb #cf990ffb
 def trust(views: Views, table: Tensor, R: Tensor, t: Tensor) -> Tensor:
-    "Factor (k,) on coefficients: 1 over the rms residual of their shell in units of the noise, at most 1."
+    "Factor (k,) on coefficients: 1 over the rms residual of their shell, at most 1."
     residual = (views.y - prediction(views, table, R, t)[0]).abs().square().mean(0) / views.box**2
     shell = views.k.norm(dim=-1).round().long()
     total = torch.zeros(int(shell.max()) + 1, device=shell.device).index_add_(0, shell, residual)
@@ -233,37 +234,35 @@ def trust(views: Views, table: Tensor, R: Tensor, t: Tensor) -> Tensor:
 
 # %% ../../nbs/particles/08_alignment.ipynb #9ab39514
 def refine_once(
-    particles: Particles, average: Consensus, round_: Round, memory: int = 3_000_000
+    particles: Particles,
+    average: Consensus,
+    round_: Round,
+    memory: int = 3_000_000,  # numbers of a search at a time
 ) -> tuple[Tensor, Tensor]:
     "Rotations and shifts of all particles after one round against the average map."
-    box, shell, noise = particles.box, round_.shell, average.noise
-    reach = lattice_coordinates(box, average.support).norm(dim=-1).max()
-    ball = (
-        (1 + (reach + 2 - lattice_coordinates(box).norm(dim=-1)) / 4)
-        .clamp(0, 1)
-        .reshape(box, box, box)
-    )
-    table, (turns, moves) = (
-        transform_table(average.volume * ball, shell, slopes=True),
-        search_grids(round_, box),
-    )
-    R, t, sample = (
-        particles.rotations.clone(),
-        particles.shifts_px.clone(),
-        evenly(len(particles), 500),
-    )
+    shell, noise = round_.shell, average.noise
+    table = transform_table(_in_ball(average), shell, slopes=True)
+    turns, moves = search_grids(round_, particles.box)
+    R, t = particles.rotations.clone(), particles.shifts_px.clone()
+    sample = evenly(len(particles), 500)
     factor = trust(read_views(particles, sample, noise, shell), table, R[sample], t[sample])
     for rows in torch.arange(len(particles)).split(256):
         views = read_views(particles, rows, noise, shell)
         views = views._replace(y=views.y * factor, h=views.h * factor)
         if round_.angle:
             for part in torch.arange(len(rows)).split(max(1, memory // (len(factor) * len(turns)))):
-                some = views._replace(y=views.y[part], h=views.h[part])
-                R[rows[part]], t[rows[part]] = search(
-                    some, table[:2], R[rows[part]], t[rows[part]], turns, moves
-                )
+                some, i = views._replace(y=views.y[part], h=views.h[part]), rows[part]
+                R[i], t[i] = search(some, table[:2], R[i], t[i], turns, moves)
         R[rows], t[rows] = newton(views, table, R[rows], t[rows])
     return R, t
+
+
+def _in_ball(average: Consensus) -> Tensor:
+    "The map (D, D, D), cut softly to the smallest ball that holds its support."
+    box = average.volume.shape[-1]
+    reach = lattice_coordinates(box, average.support).norm(dim=-1).max()
+    ball = (1 + (reach + 2 - lattice_coordinates(box).norm(dim=-1)) / 4).clamp(0, 1)
+    return average.volume * ball.reshape(box, box, box)
 
 # %% ../../nbs/particles/08_alignment.ipynb #1197f5d7
 def align(
@@ -274,28 +273,20 @@ def align(
     progress: bool = False,
     callback=None,  # called with (round number, rotations, shifts) after each round
     deadline: float = math.inf,  # time.perf_counter() after which no round is begun
-) -> Particles:
-    "Refine the poses of `particles` against their own average, coarse to fine; returns the set with refined poses. `InputError` if no map stands out of the noise."
+) -> Particles:  # the set with refined poses
+    """Refine the poses of `particles` against their own average, coarse to fine.
+
+    `InputError` if no map stands out of the noise.
+    """
+    bar = "{desc} {percentage:3.0f}% |{bar}| {elapsed}<{remaining}"
     rounds = march(angle, shift_px, particles.box)
-    for number, round_ in enumerate(
-        tqdm(
-            rounds,
-            disable=not progress,
-            desc="aligning",
-            bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed}<{remaining}",
-        )
-    ):
+    rounds = tqdm(rounds, disable=not progress, desc="aligning", bar_format=bar)
+    for number, round_ in enumerate(rounds):
         if time.perf_counter() > deadline:
             break
         average = consensus(particles, limit=limit)
-        agreed = (
-            (average.fsc.value[1:] < 0.5).argmax()
-            if (average.fsc.value[1:] < 0.5).any()
-            else particles.box // 2
-        )
-        R, t = refine_once(
-            particles, average, round_._replace(shell=min(round_.shell, max(float(agreed), 6.0)))
-        )
+        shell = min(round_.shell, max(float(_agreed_shell(average)), 6.0))
+        R, t = refine_once(particles, average, round_._replace(shell=shell))
         moved = geodesic_angle(R, particles.rotations).median()
         particles = replace(particles, rotations=R, shifts_px=t)
         if callback:
@@ -303,3 +294,9 @@ def align(
         if not round_.angle and moved < 0.1 / round_.shell:
             break  # a tenth of what the shell can tell apart
     return particles
+
+
+def _agreed_shell(average: Consensus) -> int:
+    "The last shell before the half maps' FSC falls under 0.5."
+    below = average.fsc.value[1:] < 0.5
+    return int(below.argmax()) if below.any() else average.volume.shape[-1] // 2

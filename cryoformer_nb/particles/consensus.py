@@ -17,7 +17,6 @@ from ..core.conventions import InputError
 from ..core.fourier import fftc3, frequencies, ifftc3, rfft2c, shell_index
 from ..core.fsc import FSC, fsc
 from ..core.interpolation import corners, unit_cube
-from ..imaging.ctf import ctf
 from ..imaging.projector import undo_gridding
 from .masks import support_from_map
 from .particles import Particles, evenly
@@ -30,7 +29,7 @@ def insert_slices(
     total: Tensor,  # (D, D, D) complex, added to
     weight: Tensor,  # (D, D, D), added to
 ) -> None:
-    "Share each sample between the eight Fourier voxels around it (layout of `fftc3`, axes z, y, x)."
+    "Share each sample between the eight Fourier voxels around it (layout of `fftc3`: z, y, x)."
     box = weight.shape[-1]
     for step in unit_cube(points.device).split(1):  # one corner of all samples at a time: memory
         corner, share = corners(points, step)
@@ -43,28 +42,33 @@ def insert_slices(
 def noise_spectrum(
     images: Tensor,  # (n, D, D) a sample of the set
 ) -> Tensor:  # (D, D//2+1) standard deviation of a Fourier coefficient of a pure-noise image / D
-    "Radial noise amplitude from the image corners; white noise of variance s^2 gives s everywhere. Images with empty corners (masked ones) give that of the whole image."
+    """Radial noise amplitude from the image corners; white noise of deviation s gives s everywhere.
+
+    Images with empty corners (masked ones) give that of the whole image.
+    """
+    box = images.shape[-1]
+    window = _corners(images)
+    x = images - (images * window).sum((1, 2), keepdim=True) / window.sum()
+    power = rfft2c(x * window).abs().square().mean(0) / window.square().sum()
+    shell = shell_index(box, 2, images.device).clamp(max=box // 2)
+    count = torch.bincount(shell.flatten())
+    total = torch.zeros_like(count, dtype=power.dtype)
+    radial = total.index_add_(0, shell.flatten(), power.flatten()) / count
+    radial[:3] = radial[3]  # too few samples, and the window leaks there
+    # filtered images have no noise at some frequencies: do not divide by it
+    return radial.clamp(min=1e-3 * radial.max())[shell].sqrt()
+
+
+def _corners(images: Tensor) -> Tensor:
+    "A soft window (D, D) of what lies outside the inscribed circle; all of it where that is empty."
     box = images.shape[-1]
     axis = torch.arange(box, device=images.device) - box // 2
     radius = (axis[:, None] ** 2 + axis**2).sqrt() / (box / 2)
     window = ((radius - 0.9) / 0.15).clamp(0, 1) ** 2
     centred = images - (images * window).sum((1, 2), keepdim=True) / window.sum()
-    if (centred.square() * window).sum() / window.sum() / len(images) < 1e-4 * images.var(
-        (1, 2)
-    ).mean():
-        window = torch.ones_like(window)
-    x = images - (images * window).sum((1, 2), keepdim=True) / window.sum()
-    power = rfft2c(x * window).abs().square().mean(0) / window.square().sum()
-    shell = shell_index(box, 2, images.device).clamp(max=box // 2)
-    count = torch.bincount(shell.flatten())
-    radial = (
-        torch.zeros_like(count, dtype=power.dtype).index_add_(0, shell.flatten(), power.flatten())
-        / count
-    )
-    radial[:3] = radial[3]  # too few samples, and the window leaks there
-    return radial.clamp(min=1e-3 * radial.max())[
-        shell
-    ].sqrt()  # filtered images have no noise at some frequencies: do not divide by it
+    variance = (centred.square() * window).sum() / window.sum() / len(images)
+    empty = variance < 1e-4 * images.var((1, 2)).mean()
+    return torch.ones_like(window) if empty else window
 
 # %% ../../nbs/particles/07_consensus.ipynb #856e3d9e
 def padded_box(box: int) -> int:
@@ -84,38 +88,37 @@ def back_project(
     limit: int = 20000,  # particles used at most, evenly spaced
     chunk: int = 100,
 ) -> tuple[Tensor, Tensor]:  # numerator (2, P, P, P) complex and weight (2, P, P, P) of two halves
-    "Sums of CTF times image and CTF squared over the slices of each half, in whitened units, on the grid of a box P = `padded_box(D)`."
-    box, rows = particles.box, evenly(len(particles), limit)
-    f, grid = frequencies(box), padded_box(box)
+    """Sums of CTF times image and CTF squared over the slices of each half.
+
+    In units of the noise, on the grid of a box P = `padded_box(D)`.
+    """
+    box, grid = particles.box, padded_box(particles.box)
+    f = frequencies(box)
     keep = f.norm(dim=-1) * box < box // 2
-    total, weight = (
-        torch.zeros(2, grid, grid, grid, dtype=torch.complex64),
-        torch.zeros(2, grid, grid, grid),
-    )
+    f = f[keep]
+    total = torch.zeros(2, grid, grid, grid, dtype=torch.complex64)
+    weight = torch.zeros(2, grid, grid, grid)
+    rows = evenly(len(particles), limit)
     in_first = np.isin(rows, particles.half_rows(strict=False)[0])
-    for half in (0, 1):
-        for i in np.array_split(
-            mine := rows[in_first == (half == 0)], max(1, -(-len(mine) // chunk))
-        ):
-            h = ctf(particles.ctf_params[i], box, particles.pixel_size)[:, keep] / noise[keep]
-            phase = -2 * torch.pi * torch.einsum("kf,bf->bk", f[keep], particles.shifts_px[i])
-            y = (
-                rfft2c(particles.images(i))[:, keep]
-                / noise[keep]
-                * torch.polar(torch.ones_like(phase), phase)
-            )
-            points = torch.einsum(
-                "kf,bfi->bki", f[keep] * grid, particles.rotations[i][:, :2]
-            )  # R^T (k, 0)
+    for half, mine in enumerate((rows[in_first], rows[~in_first])):
+        for i in np.array_split(mine, max(1, -(-len(mine) // chunk))):
+            y, h = (x[:, keep] for x in particles.whitened(i, noise))
+            # the image moved back by its origin
+            phase = -2 * torch.pi * torch.einsum("kf,bf->bk", f, particles.shifts_px[i])
+            y = y * torch.polar(torch.ones_like(phase), phase)
+            # R^T (k, 0)
+            points = torch.einsum("kf,bfi->bki", f * grid, particles.rotations[i][:, :2])
             insert_slices(y * h, h**2, points, total[half], weight[half])
-    mirror = lambda v: v.flip(-1, -2, -3).roll(
-        (1, 1, 1), (-1, -2, -3)
-    )  # Friedel: the half plane stands for the whole
-    return total + mirror(total).conj(), weight + mirror(weight)
+    return total + _mirrored(total).conj(), weight + _mirrored(weight)
+
+
+def _mirrored(volume: Tensor) -> Tensor:
+    "The value at -q of every voxel q (Friedel: half a plane stands for the whole)."
+    return volume.flip(-1, -2, -3).roll((1, 1, 1), (-1, -2, -3))
 
 # %% ../../nbs/particles/07_consensus.ipynb #42666bab
 def wiener(total: Tensor, weight: Tensor, inverse_prior, box: int) -> Tensor:
-    "Divide the sums (..., P, P, P), keep the middle and undo the gridding: the map (..., D, D, D)."
+    "Divide the sums (..., P, P, P), keep the middle and undo the gridding: a map (..., D, D, D)."
     return undo_gridding(middle(ifftc3(total / (weight + inverse_prior)), box), weight.shape[-1])
 
 
@@ -124,9 +127,8 @@ def shell_mean(x: Tensor) -> Tensor:
     box = x.shape[-1]
     shell = shell_index(box, 3).clamp(max=box // 2 + 1).flatten()
     count = torch.bincount(shell, minlength=box // 2 + 2)
-    return (torch.zeros(box // 2 + 2, dtype=x.dtype).index_add_(0, shell, x.flatten()) / count)[
-        : box // 2 + 1
-    ]
+    total = torch.zeros(box // 2 + 2, dtype=x.dtype).index_add_(0, shell, x.flatten())
+    return (total / count)[: box // 2 + 1]
 
 # %% ../../nbs/particles/07_consensus.ipynb #4985d30b
 def guinier_width(
@@ -136,13 +138,14 @@ def guinier_width(
     pixel_size: float,  # A
     start: float = 10.0,  # A, from where the power is taken as flat
 ) -> float:  # A
-    "Gaussian width of a scatterer from the slope of log power, over the shells from `start` A to where the FSC falls under 0.143; at most 1 pixel."
+    """Gaussian width of a scatterer from the slope of log power, at most 1 pixel.
+
+    Over the shells from `start` A to where the FSC falls under 0.143.
+    """
     s = np.arange(len(curve)) / (box * pixel_size)
-    believed = (
-        np.cumprod(np.where(s > 1 / start, curve > 0.143, True)).astype(bool)
-        & (s > 1 / start)
-        & (power.numpy() > 0)
-    )
+    beyond = s > 1 / start
+    agreed = np.cumprod(np.where(beyond, curve > 0.143, True)).astype(bool)
+    believed = agreed & beyond & (power.numpy() > 0)
     if believed.sum() < 4:
         return 0.5 * pixel_size
     slope = np.polyfit(s[believed] ** 2, np.log(power.numpy()[believed]), 1)[0]
@@ -168,29 +171,35 @@ def half_fsc(halves: Tensor, support: Tensor, pixel_size: float) -> FSC:
     "FSC of the half maps (2, D, D, D) inside the support."
     return fsc(halves[0] * support, halves[1] * support, pixel_size)
 
-
+# %% ../../nbs/particles/07_consensus.ipynb #04dd1c6b
 def consensus(particles: Particles, support: Tensor | None = None, limit: int = 20000) -> Consensus:
-    "Back-project `particles` with their poses. `InputError` if no density stands out of the noise or the map is negative."
-    rows = evenly(len(particles), 500)
-    noise = noise_spectrum(particles.images(rows))
+    """Back-project `particles` with their poses.
+
+    `InputError` if no density stands out of the noise or the map is negative.
+    """
+    box, pixel_size = particles.box, particles.pixel_size
+    noise = noise_spectrum(particles.images(evenly(len(particles), 500)))
     total, weight = back_project(particles, noise, limit)
-    box, grid = particles.box, weight.shape[-1]
     typical = shell_mean(weight.sum(0)).clamp(min=1e-6)
     halves = wiener(total, weight, 0.01 * typical.mean(), box)
     if support is None:
-        support = support_from_map(halves.mean(0), particles.pixel_size)
-    curve = half_fsc(halves, support, particles.pixel_size)
+        support = support_from_map(halves.mean(0), pixel_size)
+    curve = half_fsc(halves, support, pixel_size)
     a, b = fftc3(halves * support)
-    width = guinier_width(shell_mean((a * b.conj()).real), curve.value, box, particles.pixel_size)
-    ssnr = (2 * curve.value / (1 - curve.value).clip(1e-3)).clip(1e-3, 1e3)
-    ssnr = np.interp(np.arange(grid // 2 + 1) * box / grid, curve.shell, ssnr)
-    inverse_prior = (typical / torch.as_tensor(ssnr, dtype=torch.float32))[
-        shell_index(grid, 3).clamp(max=grid // 2)
-    ]
-    volume = wiener(total.sum(0), weight.sum(0), inverse_prior, box)
-    inside = volume[support]
-    if inside.mean() <= 0:
+    width = guinier_width(shell_mean((a * b.conj()).real), curve.value, box, pixel_size)
+    volume = wiener(total.sum(0), weight.sum(0), _inverse_prior(typical, curve, box), box)
+    if volume[support].mean() <= 0:
         raise InputError(
-            f"{particles.path}: expected bright particles, found a negative average map; use --invert"
+            f"{particles.path}: expected bright particles, found a negative average map; "
+            "use --invert"
         )
     return Consensus(volume, halves, curve, support, noise, width)
+
+
+def _inverse_prior(typical: Tensor, curve: FSC, box: int) -> Tensor:
+    "1/tau^2 (P, P, P) from the mean weight of each shell of the grid and the FSC of the half maps."
+    grid = 2 * (len(typical) - 1)
+    ssnr = (2 * curve.value / (1 - curve.value).clip(1e-3)).clip(1e-3, 1e3)
+    ssnr = np.interp(np.arange(grid // 2 + 1) * box / grid, curve.shell, ssnr)
+    radial = typical / torch.as_tensor(ssnr, dtype=torch.float32)
+    return radial[shell_index(grid, 3).clamp(max=grid // 2)]
