@@ -32,6 +32,11 @@ class GivenPoses(nn.Module):
         "Put new poses in place."
         self.rotations[rows], self.shifts_px[rows] = R, t
 
+    @torch.no_grad()
+    def present(self) -> tuple[Tensor, Tensor]:
+        "Rotations (N, 3, 3) and shifts (N, 2) px of all particles as they stand."
+        return self(slice(None), None, None)
+
 
 class PoseTable(GivenPoses):
     "A free correction of each particle: turn (rad) and shift, in units of `SHIFT` px so that one learning rate serves both."
@@ -58,10 +63,22 @@ class PoseEncoder(GivenPoses):
 
     def __init__(self, rotations: Tensor, shifts_px: Tensor, box: int):
         super().__init__(rotations, shifts_px)
+        self.register_buffer("latest_rotations", rotations.clone())  # (N, 3, 3)
+        self.register_buffer("latest_shifts_px", shifts_px.clone())  # (N, 2)
         self.encoder = OrientationEncoder(box)
 
     def forward(self, rows, y, h):
+        R, t = self.predict(rows, y, h)
+        self.latest_rotations[rows] = R.detach()
+        self.latest_shifts_px[rows] = t.detach()
+        return R, t
+
+    def predict(self, rows, y, h) -> tuple[Tensor, Tensor]:
+        "What the network says."
         return self.encoder(upright(y, h))
+
+    def present(self):
+        return self.latest_rotations, self.latest_shifts_px
 
 
 class PoseResidual(PoseEncoder):
@@ -72,8 +89,8 @@ class PoseResidual(PoseEncoder):
         with torch.no_grad():
             self.encoder.features.net[-1].weight.mul_(0.01)
 
-    def forward(self, rows, y, h):
-        R0, t0 = super(PoseEncoder, self).forward(rows, y, h)
+    def predict(self, rows, y, h):
+        R0, t0 = self.rotations[rows], self.shifts_px[rows]
         turn, move = self.encoder(upright(y, h, t0))
         return turn @ R0, t0 + move
 

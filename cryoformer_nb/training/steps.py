@@ -9,7 +9,7 @@ __all__ = ['BY_GRADIENT', 'REMEMBERED', 'learning_rate', 'choose_device', 'first
 # %% ../../nbs/training/01_steps.ipynb #9b12c32c
 import math
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 
@@ -341,14 +341,7 @@ def save(self: Trainer, path) -> None:
         poses=self.poses.state_dict(),
         support=self.model.support.mask.cpu(),
         average=self.average.stored(),
-        particles=dict(
-            path=str(p.path),
-            count=len(p),
-            box=p.box,
-            pixel_size=p.pixel_size,
-            rotations=p.rotations,
-            shifts_px=p.shifts_px,
-        ),
+        particles=dict(path=str(p.path), count=len(p), box=p.box, pixel_size=p.pixel_size),
     )
     with atomic_path(path) as name:
         torch.save(state, name)
@@ -398,10 +391,8 @@ def finish(self: Trainer, out: Path) -> None:
     write_map(out / "mean.mrc", mean, self.particles.pixel_size)
     if self.config.poses != "given":
         self.snapshot("end")
-        R, t = self.poses_of(torch.arange(len(z)))
-        self.particles = replace(self.particles, rotations=R, shifts_px=t)
-    p = self.particles
-    write_star(p, out / "poses.star", p.rotations, p.shifts_px)
+    R, t = self.poses.present()  # the latents have been asked with these
+    write_star(self.particles, out / "poses.star", R.cpu(), t.cpu())
     with atomic_path(out / "history.csv") as name:
         pd.DataFrame(self.history).to_csv(name, index=False)
     self.save(out / "checkpoint.pt")
