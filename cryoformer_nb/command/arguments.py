@@ -334,7 +334,7 @@ COMMANDS = dict(
 
 # %% ../../nbs/command/00_arguments.ipynb #fe734a34
 def parser(
-    functions: dict,  # name of a command: what it calls
+    functions: dict,  # name of a command: what it calls; one without is left out
 ) -> Parser:
     "The parser of the command line; it sets `function` to that of the chosen command."
     from cryoformer_nb import __version__
@@ -350,10 +350,11 @@ def parser(
         dest="command", required=True, metavar="COMMAND", parser_class=Parser
     )
     for name, command in COMMANDS.items():
-        function = functions[name]
+        if name not in functions:
+            continue
         sub = commands.add_parser(
-            name, help=command.text, description=function.__doc__, allow_abbrev=False
+            name, help=command.text, description=functions[name].__doc__, allow_abbrev=False
         )
-        sub.set_defaults(function=function)
+        sub.set_defaults(function=functions[name])
         add_options(sub, command.options)
     return p
