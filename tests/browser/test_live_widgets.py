@@ -79,7 +79,8 @@ def test_view_volume_follows_its_controls(opened):
     notebook = opened(
         "viewer.ipynb",
         SETUP,
-        "view = view_volume({'first': one, 'second': two}, pixel_size=1.5, colour=np.abs(one - two), label='difference')\nview",
+        "view = view_volume({'first': one, 'second': two}, pixel_size=1.5, colour=np.abs(one "
+        "- two), label='difference')\nview",
     )
     page = notebook.page
     until(page, f"() => {FIGURE} && {FIGURE}.querySelector('canvas')")
@@ -94,7 +95,8 @@ def test_view_volume_follows_its_controls(opened):
     page.locator(".cf-unit button", has_text="map").click()
     until(
         page,
-        f"() => parseFloat(document.querySelector('.cf-threshold .widget-readout').textContent) - {after} < {0.05 * after}",
+        "() => parseFloat(document.querySelector('.cf-threshold "
+        f".widget-readout').textContent) - {after} < {0.05 * after}",
     )
     page.locator(".cf-map select").select_option(label="second")
     page.locator(".cf-visible input").uncheck()
@@ -102,7 +104,8 @@ def test_view_volume_follows_its_controls(opened):
     page.locator(".cf-cut select").select_option(label="x")
     until(
         page,
-        f"() => {{ const x = {FIGURE}.data[0].x; return Math.min(...x) > -2 || Math.max(...x) < 2; }}",
+        f"() => {{ const x = {FIGURE}.data[0].x; return Math.min(...x) > -2 || Math.max(...x) "
+        f"< 2; }}",
     )
     assert notebook.run("print(view.cut, view.layers[1].visible)").split() == ["x", "False"]
     assert not notebook.watched.foreign
@@ -119,7 +122,8 @@ def test_view_volume_is_reached_with_the_keyboard(opened):
         page.keyboard.press("Tab")
         seen |= set(
             page.evaluate(
-                "() => { const e = document.activeElement.closest('[class*=cf-]'); return e ? [...e.classList].filter((c) => c.startsWith('cf-')) : []; }"
+                "() => { const e = document.activeElement.closest('[class*=cf-]'); return e "
+                "? [...e.classList].filter((c) => c.startsWith('cf-')) : []; }"
             )
         )
     assert {"cf-unit", "cf-view", "cf-cut"} <= seen, seen
@@ -192,7 +196,8 @@ def test_explorer_click_lasso_and_save(opened, tmp_path):
     page = notebook.page
     until(
         page,
-        f"() => {PLANE} && {PLANE}.querySelector('canvas, .main-svg') && document.querySelector('.cf-map3d canvas')",
+        f"() => {PLANE} && {PLANE}.querySelector('canvas, .main-svg') && "
+        "document.querySelector('.cf-map3d canvas')",
         40,
     )
     page.locator(".cf-plane").scroll_into_view_if_needed()
@@ -209,7 +214,8 @@ def test_explorer_click_lasso_and_save(opened, tmp_path):
         f"() => document.querySelector('.cf-status').textContent.includes('particle {target}')",
     )
     assert notebook.run(
-        f"view.worker.wait(); print(view.particle.value, np.allclose(view.volume, run.volume(run.latents[{target}]), atol=1e-4))"
+        "view.worker.wait(); print(view.particle.value, np.allclose(view.volume, "
+        f"run.volume(run.latents[{target}]), atol=1e-4))"
     ).split() == [str(target), "True"]
 
     low, high = np.quantile(plane, (0.4, 1), axis=0)
@@ -256,7 +262,8 @@ def test_explorer_click_lasso_and_save(opened, tmp_path):
     press(page, ".cf-frame .noUi-handle", "ArrowRight", 3)
     until(
         page,
-        f"() => document.querySelector('.cf-status').textContent.includes('map ') && document.querySelector('.cf-map3d .js-plotly-plot').data[0].x.length !== {before}",
+        "() => document.querySelector('.cf-status').textContent.includes('map ') && "
+        f"document.querySelector('.cf-map3d .js-plotly-plot').data[0].x.length !== {before}",
     )
     assert not notebook.watched.foreign and not notebook.errors()
 
@@ -273,7 +280,8 @@ def test_explorer_click_lasso_and_save(opened, tmp_path):
         "a paused player stays where it is"
     )
     assert notebook.run(
-        "view.worker.wait(); print(view.frame.value, np.allclose(view.volume, run.volume(view.path[view.frame.value - 1]), atol=1e-4))"
+        "view.worker.wait(); print(view.frame.value, np.allclose(view.volume, "
+        "run.volume(view.path[view.frame.value - 1]), atol=1e-4))"
     ).split() == [shown, "True"]
     assert not notebook.watched.foreign and not notebook.errors()
 
@@ -285,7 +293,8 @@ def test_training_is_shown_while_it_runs(opened):
         TRAIN.replace("run = train", "started = train").replace(
             "explorer import explore", "training import show_training"
         ),
-        "view = show_training(seconds=0.2)\nrun = train(star, work / 'watched', minutes=0.3, config=Config(levels=6), progress=False, callback=view)",
+        "view = show_training(seconds=0.2)\nrun = train(star, work / 'watched', minutes=0.3, "
+        "config=Config(levels=6), progress=False, callback=view)",
         wait=False,
     )
     page, seen = notebook.page, set()
@@ -333,7 +342,8 @@ def test_poses_follow_the_slider(opened):
     shown = page.evaluate(f"() => [Array.from({fig}.data[6].x).slice(0, 5), {fig}.data[2].y[0]]")
     directions, median = json.loads(
         notebook.run(
-            "print(json.dumps([view.history.directions[1, :5, 0].tolist(), float(np.median(view.history.angles[1]))]))"
+            "print(json.dumps([view.history.directions[1, :5, 0].tolist(), "
+            "float(np.median(view.history.angles[1]))]))"
         )
     )
     assert np.allclose(shown[0], directions, atol=2e-3) and np.isclose(shown[1], median, atol=1e-3)
@@ -357,7 +367,8 @@ def test_fsc_and_particles_follow_their_controls(opened):
     page = notebook.page
     until(
         page,
-        "() => document.querySelector('.cf-fsc .main-svg') && document.querySelector('.cf-particles .main-svg')",
+        "() => document.querySelector('.cf-fsc .main-svg') && "
+        "document.querySelector('.cf-particles .main-svg')",
     )
     before = page.locator(".cf-table").inner_text()
     page.locator(".cf-fsc .cf-threshold button", has_text="0.5").click()
@@ -371,7 +382,8 @@ def test_fsc_and_particles_follow_their_controls(opened):
     )
     images = "document.querySelector('.cf-particles .js-plotly-plot')"
     page.evaluate(
-        f"() => {{ window.row = () => Array.from({images}._fullData[0].z[0]).join(); window.before = row(); }}"
+        f"() => {{ window.row = () => Array.from({images}._fullData[0].z[0]).join(); "
+        f"window.before = row(); }}"
     )
     page.locator(".cf-next").click()
     until(page, "() => row() !== before")
