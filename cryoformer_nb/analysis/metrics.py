@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from scipy.spatial import cKDTree
+from torch import Tensor
 
 from cryoformer_nb.analysis.flexibility import (
     Moments,
@@ -38,25 +39,28 @@ def latent_r2(
     truth,  # (N,) true state, a number
     k: int = 20,
 ) -> float:
-    "Leave-one-out coefficient of determination of `k`-nearest-neighbour regression of the true state on the latent."
-    latents, truth = np.asarray(latents, dtype=np.float64), np.asarray(truth, dtype=np.float64)
+    """Leave-one-out coefficient of determination of the true state, regressed on the latent.
+
+    By `k` nearest neighbours. `InputError` for another number of particles or a broken latent.
+    """
+    latents = np.asarray(latents, dtype=np.float64)
+    truth = np.asarray(truth, dtype=np.float64)
     if latents.ndim == 1:
         latents = latents[:, None]
     if len(latents) != len(truth):
         raise InputError(
-            f"latent R2: expected one true state for each of {len(latents)} latents, found {len(truth)}; is it the truth of this set?"
+            f"latent R2: expected one true state for each of {len(latents)} latents, "
+            f"found {len(truth)}; is it the truth of this set?"
         )
     if len(latents) < 3 or not np.isfinite(latents).all():
         raise InputError(
             "latent R2: expected at least 3 particles with finite latents; check the training"
         )
     k = min(k, len(latents) - 1)
-    _, near = cKDTree(latents, balanced_tree=False, compact_nodes=False).query(
-        latents, k + 1, workers=-1
-    )
-    votes = (
-        near != np.arange(len(latents))[:, None]
-    )  # not itself; among many identical latents it may not even be listed
+    tree = cKDTree(latents, balanced_tree=False, compact_nodes=False)
+    near = tree.query(latents, k + 1, workers=-1)[1]
+    # not itself; among many identical latents it may not even be listed
+    votes = near != np.arange(len(latents))[:, None]
     votes[votes.all(1), -1] = False
     guess = (truth[near] * votes).sum(1) / k
     spread = ((truth - truth.mean()) ** 2).sum()
@@ -79,21 +83,28 @@ class PoseError(NamedTuple):
         return {name: float(value) for name, value in zip(self._fields[:4], self)}
 
 
-def common_rotation(Ra: torch.Tensor, Rb: torch.Tensor) -> torch.Tensor:
-    "The rotation Q that minimises the sum of |Ra - Rb Q|^2, for Ra, Rb (N, 3, 3)."
+def common_rotation(
+    Ra: Tensor,  # (N, 3, 3)
+    Rb: Tensor,  # (N, 3, 3)
+) -> Tensor:  # (3, 3)
+    "The rotation Q that minimises the sum of |Ra - Rb Q|^2."
     U, _, Vt = torch.linalg.svd((Rb.mT @ Ra).sum(0))
     flip = torch.diag(torch.tensor([1, 1, torch.linalg.det(U @ Vt).sign()], dtype=Ra.dtype))
     return U @ flip @ Vt
 
 
-def after_displacement(R: torch.Tensor, difference: torch.Tensor, rounds: int = 8) -> torch.Tensor:
-    "What is left of shift differences (N, 2) px after the best displacement of the molecule, robust to wrong particles."
-    rows, weight = R[:, :2].reshape(-1, 3), torch.ones(len(R), dtype=R.dtype)
-    for _ in range(rounds):  # iteratively reweighted least squares
+def after_displacement(
+    R: Tensor,  # (N, 3, 3)
+    difference: Tensor,  # (N, 2) px, of shifts
+    rounds: int = 8,  # of iteratively reweighted least squares
+) -> Tensor:  # (N, 2)
+    "What is left of shift differences after the best displacement, robust to wrong particles."
+    rows = R[:, :2].reshape(-1, 3)
+    weight = torch.ones(len(R), dtype=R.dtype)
+    for _ in range(rounds):
         w = weight.sqrt().repeat_interleave(2)[:, None]
-        left = difference - (
-            rows @ torch.linalg.lstsq(rows * w, difference.reshape(-1, 1) * w).solution
-        ).reshape(-1, 2)
+        displacement = torch.linalg.lstsq(rows * w, difference.reshape(-1, 1) * w).solution
+        left = difference - (rows @ displacement).reshape(-1, 2)
         weight = 1 / (left.square().sum(-1) + 0.1 + left.square().sum(-1).median())
     return left
 
@@ -108,27 +119,25 @@ def pose_error(
     Ra, Rb = (torch.as_tensor(np.asarray(R), dtype=torch.float64) for R in (Ra, Rb))
     if Ra.shape != Rb.shape:
         raise InputError(
-            f"poses: expected as many true as estimated rotations, found {len(Ra)} and {len(Rb)}; is it the truth of this set?"
+            "poses: expected as many true as estimated rotations, "
+            f"found {len(Ra)} and {len(Rb)}; is it the truth of this set?"
         )
     Q = common_rotation(Ra, Rb)
     turned = Rb @ Q
-    angles, distances = (
-        geodesic_angle(Ra, turned),
-        torch.full((len(Ra),), float("nan"), dtype=Ra.dtype),
-    )
+    angles = geodesic_angle(Ra, turned)
+    distances = torch.full((len(Ra),), float("nan"), dtype=Ra.dtype)
     if shifts_a is not None and shifts_b is not None:
-        difference = torch.as_tensor(
-            np.asarray(shifts_a) - np.asarray(shifts_b), dtype=torch.float64
-        )
-        distances = after_displacement(turned, difference).norm(dim=-1)
+        difference = np.asarray(shifts_a) - np.asarray(shifts_b)
+        left = after_displacement(turned, torch.as_tensor(difference, dtype=torch.float64))
+        distances = left.norm(dim=-1)
     return PoseError(
-        angles.median().item(),
-        angles.square().mean().item(),
-        distances.median().item(),
-        distances.square().mean().item(),
-        angles.numpy(),
-        distances.numpy(),
-        Q.numpy(),
+        rotation_median=angles.median().item(),
+        rotation_mean_square=angles.square().mean().item(),
+        shift_median=distances.median().item(),
+        shift_mean_square=distances.square().mean().item(),
+        angles=angles.numpy(),
+        distances=distances.numpy(),
+        rotation=Q.numpy(),
     )
 
 # %% ../../nbs/analysis/02_metrics.ipynb #3183fbc9
@@ -138,18 +147,18 @@ def per_particle_fsc(
     indices,  # (n,) particle numbers
     box: int,
 ) -> np.ndarray:
-    "FSC (..., n, D/2 + 1) of each particle's map against the true map of its state; leading axes of `volumes` are several guesses at once."
+    """FSC (..., n, D/2 + 1) of each particle's map against the true map of its state.
+
+    Leading axes of `volumes` are several guesses at once.
+    """
     labels, indices = read_states(truth_dir), np.asarray(indices)
-    order, curves = np.argsort(labels[indices], kind="stable"), []
+    order = np.argsort(labels[indices], kind="stable")
+    curves = []
     for rows in np.array_split(order, max(1, -(-len(order) // maps_at_once(box)))):
         states, which = np.unique(labels[indices[rows]], return_inverse=True)
-        true = torch.as_tensor(true_volumes(truth_dir, states, box))[which]
-        curves.append(
-            fsc_curves(
-                torch.as_tensor(np.asarray(volumes(indices[rows])), dtype=torch.float32),
-                true.float(),
-            ).numpy()
-        )
+        true = torch.as_tensor(true_volumes(truth_dir, states, box))[which].float()
+        found = torch.as_tensor(np.asarray(volumes(indices[rows])), dtype=torch.float32)
+        curves.append(fsc_curves(found, true).numpy())
     return np.concatenate(curves, -2)[..., np.argsort(order), :]
 
 
@@ -161,14 +170,16 @@ def mean_fsc(
 
 # %% ../../nbs/analysis/02_metrics.ipynb #36db2b3a
 def moving_parts(run, truth_dir, latents, moments: Moments) -> dict:
-    "How well the deviation of the density (`moments` of the maps of `latents`), and of the queries if the run has a model, find the truly moving voxels: areas under the ROC curve."
+    """How well the maps and the queries find the truly moving voxels: areas under the ROC curve.
+
+    `moments` are of the maps of `latents`; queries count if the run has a model with regions.
+    """
     maps = dict(density=moments.deviation, mean=moments.mean)
     if has_regions(run):
         maps["queries"] = np.sqrt((query_deviation(run, latents) ** 2).sum(0))
     area = flexibility_auc(truth_dir, maps)
-    return {
-        f"flexibility_{'auc' if name == 'density' else name}": value for name, value in area.items()
-    }
+    names = {"density": "auc"}
+    return {f"flexibility_{names.get(name, name)}": value for name, value in area.items()}
 
 
 def pose_scores(run, truth_dir) -> dict:
@@ -185,18 +196,22 @@ def score(
     n: int = 100,  # particles whose maps are compared
     seed: int = 0,
 ) -> dict:
-    "Compare a run with the truth: latent R2, mean FSC, its curve, the ceiling of a homogeneous map on the same particles, and how well the moving voxels are found (notebook analysis/flexibility)."
+    """Compare a run with the truth of a simulated set.
+
+    latent_r2, mean_fsc, the ceiling of one map on the same particles, their curves, how well the
+    moving voxels are found, and, if the run has them, the FSC of its mean and its pose errors.
+    """
     labels, latents = read_labels(truth_dir), np.asarray(run.latents)
     if len(labels) != len(latents):
         raise InputError(
-            f"{truth_dir}: expected the truth of {len(latents)} particles, found {len(labels)}; is it the truth of this set?"
+            f"{truth_dir}: expected the truth of {len(latents)} particles, found {len(labels)}; "
+            "is it the truth of this set?"
         )
-    rows = np.sort(
-        np.random.default_rng(seed).choice(len(labels), min(n, len(labels)), replace=False)
-    )
-    single = [population_mean(truth_dir, run.box)] + (
-        [np.asarray(run.mean)] if getattr(run, "mean", None) is not None else []
-    )
+    rng = np.random.default_rng(seed)
+    rows = np.sort(rng.choice(len(labels), min(n, len(labels)), replace=False))
+    single = [population_mean(truth_dir, run.box)]
+    if getattr(run, "mean", None) is not None:
+        single.append(np.asarray(run.mean))
     moments = Moments()
 
     def guesses(k):
