@@ -24,13 +24,19 @@ class GivenPoses(nn.Module):
         self.register_buffer("rotations", rotations.clone())  # (N, 3, 3)
         self.register_buffer("shifts_px", shifts_px.clone())  # (N, 2)
 
-    def forward(self, rows: Tensor, y: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-        "Rotations (b, 3, 3) and shifts (b, 2) px of the particles `rows`, of transforms y and CTF h (b, D, D//2+1) in units of the noise."
+    def forward(
+        self,
+        rows: Tensor,  # (b,) particles
+        y: Tensor,  # (b, D, D//2+1) transforms in units of the noise
+        h: Tensor,  # (b, D, D//2+1) CTF over noise
+    ) -> tuple[Tensor, Tensor]:  # rotations (b, 3, 3), shifts (b, 2) px
+        "Poses of the particles `rows`, whose images are y."
         return self.rotations[rows], self.shifts_px[rows]
 
     def move(self, rows: Tensor, R: Tensor, t: Tensor) -> None:
         "Put new poses in place."
-        self.rotations[rows], self.shifts_px[rows] = R, t
+        self.rotations[rows] = R
+        self.shifts_px[rows] = t
 
     @torch.no_grad()
     def present(self) -> tuple[Tensor, Tensor]:
@@ -39,17 +45,18 @@ class GivenPoses(nn.Module):
 
 
 class PoseTable(GivenPoses):
-    "A free correction of each particle: turn (rad) and shift, in units of `SHIFT` px so that one learning rate serves both."
+    "A free correction of each particle: turn (rad) and shift, in units of `SHIFT` px."
 
-    SHIFT = 20.0
+    SHIFT = 20.0  # so that one learning rate serves both
 
     def __init__(self, rotations: Tensor, shifts_px: Tensor):
         super().__init__(rotations, shifts_px)
         self.correction = nn.Parameter(torch.zeros(len(rotations), 5))
 
-    def forward(self, rows, y, h):
-        w, u = self.correction[rows].split([3, 2], -1)
-        return rotvec_to_matrix(w) @ self.rotations[rows], self.shifts_px[rows] + self.SHIFT * u
+    def forward(self, rows: Tensor, y: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        turn, move = self.correction[rows].split([3, 2], -1)
+        R = rotvec_to_matrix(turn) @ self.rotations[rows]
+        return R, self.shifts_px[rows] + self.SHIFT * move
 
 # %% ../../nbs/model/06_poses.ipynb #12063291
 def upright(y: Tensor, h: Tensor, shifts_px: Tensor | None = None) -> Tensor:
@@ -67,17 +74,17 @@ class PoseEncoder(GivenPoses):
         self.register_buffer("latest_shifts_px", shifts_px.clone())  # (N, 2)
         self.encoder = OrientationEncoder(box)
 
-    def forward(self, rows, y, h):
+    def forward(self, rows: Tensor, y: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         R, t = self.predict(rows, y, h)
         self.latest_rotations[rows] = R.detach()
         self.latest_shifts_px[rows] = t.detach()
         return R, t
 
-    def predict(self, rows, y, h) -> tuple[Tensor, Tensor]:
+    def predict(self, rows: Tensor, y: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         "What the network says."
         return self.encoder(upright(y, h))
 
-    def present(self):
+    def present(self) -> tuple[Tensor, Tensor]:
         return self.latest_rotations, self.latest_shifts_px
 
 
@@ -89,7 +96,7 @@ class PoseResidual(PoseEncoder):
         with torch.no_grad():
             self.encoder.features.net[-1].weight.mul_(0.01)
 
-    def predict(self, rows, y, h):
+    def predict(self, rows: Tensor, y: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         R0, t0 = self.rotations[rows], self.shifts_px[rows]
         turn, move = self.encoder(upright(y, h, t0))
         return turn @ R0, t0 + move
@@ -99,8 +106,10 @@ def make_poses(kind: str, rotations: Tensor, shifts_px: Tensor, box: int) -> Giv
     "The source of poses of a run, by the name of the setting `poses`."
     if kind == "table":
         return PoseTable(rotations, shifts_px)
-    if kind in ("encoder", "residual"):
-        return dict(encoder=PoseEncoder, residual=PoseResidual)[kind](rotations, shifts_px, box)
+    if kind == "encoder":
+        return PoseEncoder(rotations, shifts_px, box)
+    if kind == "residual":
+        return PoseResidual(rotations, shifts_px, box)
     return GivenPoses(rotations, shifts_px)
 
 # %% ../../nbs/model/06_poses.ipynb #be20723c
@@ -110,19 +119,20 @@ def sloped_prediction(
     R: Tensor,  # (b, 3, 3)
     t: Tensor,  # (b, 2) px
     h: Tensor,  # (b, D, D//2+1)
-) -> tuple[
-    Tensor, Tensor
-]:  # (b, k), (b, k, 5): predicted transforms and their slopes, one of each pair k, -k
-    "Whitened prediction of the splat projector with its slopes in turns about x, y, z (rad) and shifts (px)."
+) -> tuple[Tensor, Tensor]:  # (b, k) and (b, k, 5), one of each pair of frequencies k, -k
+    "Whitened prediction of the splat projector; its slopes in turns (rad) and shifts (px)."
     turned, box = torch.einsum("bij,vj->bvi", R, model.support.coords), model.box
     where = turned[..., :2] - t[:, None]
-    flat, deep = splat(values, where, box), splat(values * turned[..., 2], where, box)
+    flat = splat(values, where, box)
+    deep = splat(values * turned[..., 2], where, box)
     axis = torch.arange(box, device=t.device) - box // 2
-    qx, qy = axis + t[:, 0, None, None], axis[:, None] + t[:, 1, None, None]
-    P, Px, Py, Pz = (
-        rfft2c(image) * (model.unsplat * model.envelope * h)
-        for image in (flat, flat * qx, flat * qy, deep)
-    )
+    qx = axis + t[:, 0, None, None]
+    qy = axis[:, None] + t[:, 1, None, None]
+    optics = model.unsplat * model.envelope * h
+    P = rfft2c(flat) * optics
+    Px = rfft2c(flat * qx) * optics
+    Py = rfft2c(flat * qy) * optics
+    Pz = rfft2c(deep) * optics
     kx, ky = (2j * torch.pi * frequencies(box, device=t.device)).unbind(-1)
     slopes = torch.stack([ky * Pz, -kx * Pz, kx * Py - ky * Px, kx * P, ky * P], -1)
     once = half_plane(box, box, t.device)[0]  # all frequencies of the box
@@ -138,11 +148,11 @@ def refine_batch(
     t: Tensor,  # (b, 2) px
     steps: int = 2,
 ) -> tuple[Tensor, Tensor]:
-    "Newton steps (Levenberg-Marquardt) of each pose against the particle's own density; no pose gets worse."
-    values, once = (
-        model.density(model.encode(y, R, t, h)),
-        half_plane(model.box, model.box, y.device)[0],
-    )
-    return levenberg_marquardt(
-        lambda R, t: sloped_prediction(model, values, R, t, h), y[:, once], R, t, steps
-    )
+    "Levenberg-Marquardt steps of each pose against its own density; no pose gets worse."
+    values = model.density(model.encode(y, R, t, h))
+    once = half_plane(model.box, model.box, y.device)[0]
+
+    def predicted(R, t):
+        return sloped_prediction(model, values, R, t, h)
+
+    return levenberg_marquardt(predicted, y[:, once], R, t, steps)
