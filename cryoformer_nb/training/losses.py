@@ -13,11 +13,11 @@ from ..core.fourier import frequencies
 
 # %% ../../nbs/training/00_losses.ipynb #0ce64947
 def half_weights(box: int, device=None) -> Tensor:
-    "How often each element of the half transform occurs in the whole one, (box, box//2+1); 0 at the origin."
-    w = torch.full((box, box // 2 + 1), 2.0, device=device)
-    w[:, 0] = w[:, -1] = 1
-    w[0, 0] = 0
-    return w
+    "How often the whole transform holds each element of the half one, (D, D//2+1); origin 0."
+    weights = torch.full((box, box // 2 + 1), 2.0, device=device)
+    weights[:, 0] = weights[:, -1] = 1
+    weights[0, 0] = 0
+    return weights
 
 
 def image_loss(
@@ -36,13 +36,9 @@ def latent_channel(
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:  # what the decoder sees (b, d), mean square of z
     "Pass latents through a noisy channel; returns also the power that is penalised."
-    eps = torch.randn(
-        z.shape,
-        generator=generator,
-        dtype=z.dtype,
-        device=generator.device if generator else z.device,
-    ).to(z.device)
-    return z + noise * eps, z.square().mean()
+    device = generator.device if generator else z.device
+    drawn = torch.randn(z.shape, generator=generator, dtype=z.dtype, device=device)
+    return z + noise * drawn.to(z.device), z.square().mean()
 
 # %% ../../nbs/training/00_losses.ipynb #145af57c
 def pose_loss(
@@ -62,6 +58,5 @@ def marching_shell(progress: float, box: int, start: float = 5.0, until: float =
 
 def marching_weights(progress: float, box: int, device=None) -> Tensor:
     "`half_weights` up to that shell, (D, D//2+1)."
-    return half_weights(box, device) * (
-        frequencies(box, device=device).norm(dim=-1) * box <= marching_shell(progress, box)
-    )
+    radius = frequencies(box, device=device).norm(dim=-1) * box
+    return half_weights(box, device) * (radius <= marching_shell(progress, box))
