@@ -244,7 +244,7 @@ def table(self: FscView) -> str:
     ]
     return f"<table>{head}{''.join(rows)}</table>"
 
-
+# %% ../../nbs/show/10_fsc.ipynb #c36ef468
 @patch
 def build(self: FscView):
     "Figure, threshold, a check box for each curve, table."

@@ -117,7 +117,7 @@ def pictures(self: ParticleView) -> tuple[list, list]:
     titles = [column[k] for k in range(len(rows)) for _, column in columns]
     return images, titles
 
-
+# %% ../../nbs/show/11_particles.ipynb #be7e157f
 def _picture(
     image: torch.Tensor,  # (D, D)
     pixels: int,  # at most so many

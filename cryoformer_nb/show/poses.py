@@ -99,7 +99,7 @@ def _axes(fig: go.Figure, stages: list) -> None:
     axes = {f"{name}axis": axis | dict(title=f"v<sub>{name}</sub>") for name in "xyz"}
     fig.update_scenes(aspectmode="cube", camera_eye=dict(x=1.05, y=1.05, z=0.7), **axes)
 
-
+# %% ../../nbs/show/12_poses.ipynb #cb0658e2
 def pose_figure(
     history: PoseHistory,
     points: int = 300,  # particles on the sphere
@@ -150,7 +150,7 @@ def stage_changes(history: PoseHistory, stage: int, points: int = 300) -> list:
     ]
     return [*marks, direction_markers(history, stage, points)]
 
-
+# %% ../../nbs/show/12_poses.ipynb #4e169814
 def _stage_slider(names: list, active: int) -> dict:
     "A slider whose steps go to the frames 0, 1, ..."
     at_once = dict(
@@ -227,7 +227,7 @@ class PoseView(Panel):
             for trace, change in zip(STAGE_TRACES, stage_changes(self.history, self.stage)):
                 self.canvas.data[trace].update(change)
 
-
+# %% ../../nbs/show/12_poses.ipynb #b7660fd5
 def show_poses(
     run,  # a run that refined its poses
     truth=None,  # truth folder of a simulated set

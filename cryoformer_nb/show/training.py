@@ -178,7 +178,8 @@ def refresh(self: TrainingView) -> None:
     elif getattr(run, "path", None):
         run = Run(run.path)
     if run is not None:
-        self.history = run.history
+        if len(run.history):
+            self.history = run.history
         try:
             self.sections = central_sections(run.mean)
         except (InputError, AttributeError):
