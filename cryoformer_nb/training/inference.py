@@ -98,7 +98,8 @@ def star_blocks(run) -> tuple[dict, str]:
     path = getattr(run, "path", None)
     if path is None:
         raise InputError("run: expected a run folder with poses.star, found none")
-    return read_star(Path(path) / "poses.star")
+    table = read_star(Path(path) / "poses.star")
+    return table.to_blocks(), table.block
 
 
 def save_selection(

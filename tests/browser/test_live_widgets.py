@@ -200,7 +200,7 @@ def test_explorer_click_lasso_and_save(opened, tmp_path):
         f"() => document.querySelector('.cf-status').textContent.includes('particle {target}')",
     )
     assert notebook.run(
-        "view.worker.wait(); print(view.particle.value, np.allclose(view.volume, "
+        "view.worker.wait(); print(view.controls.particle.value, np.allclose(view.volume, "
         f"run.volume(run.latents[{target}]), atol=1e-4))"
     ).split() == [str(target), "True"]
 
@@ -267,8 +267,8 @@ def test_explorer_click_lasso_and_save(opened, tmp_path):
         "a paused player stays where it is"
     )
     assert notebook.run(
-        "view.worker.wait(); print(view.frame.value, np.allclose(view.volume, "
-        "run.volume(view.path[view.frame.value - 1]), atol=1e-4))"
+        "view.worker.wait(); print(view.controls.frame.value, np.allclose(view.volume, "
+        "run.volume(view.path[view.controls.frame.value - 1]), atol=1e-4))"
     ).split() == [shown, "True"]
     assert not notebook.watched.foreign
     assert not notebook.errors()

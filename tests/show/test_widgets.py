@@ -59,61 +59,52 @@ def stored(panel) -> int:
 def test_a_selection_becomes_a_star_file_that_can_be_trained_on(folder, monkeypatch):
     monkeypatch.chdir(folder)
     view = explore(folder / "run", truth=folder / "set" / "truth")
-    view.widget
-    x = view.plane[:, 0]
+    _ = view.widget
+    c, x = view.controls, view.plane[:, 0]
     middle = float(np.median(x))
-    view._heard(dict(what="selected", xs=[middle, 1e3, 1e3, middle], ys=[-1e3, -1e3, 1e3, 1e3]))
-    view.file.value = "set/half.star"
-    view.store.click()
+    view.hear(dict(what="selected", xs=[middle, 1e3, 1e3, middle], ys=[-1e3, -1e3, 1e3, 1e3]))
+    c.file.value = "set/half.star"
+    c.save.click()
     chosen = np.flatnonzero(x > middle)
-    assert f"<b>{len(chosen)}</b> of 300" in view.count.value and "saved" in view.status.value
-    whole, half = (
-        load_particles(folder / "set" / "particles.star"),
-        load_particles(folder / "set" / "half.star"),
-    )
-    assert list(half.table["rlnImageName"]) == list(
-        whole.table["rlnImageName"].iloc[chosen]
-    ) and np.allclose(half.rotations, whole.rotations[chosen], atol=1e-5)
-    assert (
-        np.array_equal(half.images([0, 1]), whole.images(chosen[:2]))
-        and half.pixel_size == whole.pixel_size
-    )
+    assert f"<b>{len(chosen)}</b> of 300" in c.count.value
+    assert "saved" in c.status.value
+    whole = load_particles(folder / "set" / "particles.star")
+    half = load_particles(folder / "set" / "half.star")
+    names = whole.table["rlnImageName"].iloc[chosen]
+    assert list(half.table["rlnImageName"]) == list(names)
+    assert np.allclose(half.rotations, whole.rotations[chosen], atol=1e-5)
+    assert np.array_equal(half.images([0, 1]), whole.images(chosen[:2]))
+    assert half.pixel_size == whole.pixel_size
     for name in ("ind.npy", "ind.txt", "ind.pkl"):
-        view.file.value = name
-        view.store.click()
+        c.file.value = name
+        c.save.click()
         assert (folder / name).exists()
-    assert np.array_equal(np.load(folder / "ind.npy"), chosen) and np.array_equal(
-        np.loadtxt(folder / "ind.txt"), chosen
-    )
-    view.clear.click()
-    view.store.click()
-    assert "expected at least one particle" in view.status.value and view.count.value.startswith(
-        "<b>0</b>"
-    )
+    assert np.array_equal(np.load(folder / "ind.npy"), chosen)
+    assert np.array_equal(np.loadtxt(folder / "ind.txt"), chosen)
+    c.clear.click()
+    c.save.click()
+    assert "expected at least one particle" in c.status.value
+    assert c.count.value.startswith("<b>0</b>")
 
 
 def test_what_is_clicked_is_what_is_shown(folder, monkeypatch):
     monkeypatch.chdir(folder)
     run = Run(folder / "run")
     view = explore(run)
-    view.widget
-    view._heard(dict(what="click", trace=1, point=17, x=0.0, y=0.0))
-    assert (
-        view.worker.wait()
-        and view.particle.value == 17
-        and np.allclose(view.volume, run.volume(run.latents[17]), atol=1e-5)
-    )
-    view.store_map.click()
-    assert "map saved" in view.status.value
+    _ = view.widget
+    view.hear(dict(what="click", trace=1, point=17, x=0.0, y=0.0))
+    assert view.worker.wait()
+    assert view.controls.particle.value == 17
+    assert np.allclose(view.volume, run.volume(run.latents[17]), atol=1e-5)
+    view.controls.save_map.click()
+    assert "map saved" in view.message
     volume, pixel_size = read_map(folder / "particle_17.mrc")
-    assert np.allclose(volume, view.volume, atol=1e-6) and pixel_size == pytest.approx(
-        run.pixel_size
-    )
+    assert np.allclose(volume, view.volume, atol=1e-6)
+    assert pixel_size == pytest.approx(run.pixel_size)
     for k in (1, 4, 10):
-        view.frame.value = k
-        assert view.worker.wait() and np.allclose(
-            view.volume, run.volume(view.path[k - 1]), atol=1e-5
-        )
+        view.controls.frame.value = k
+        assert view.worker.wait()
+        assert np.allclose(view.volume, run.volume(view.path[k - 1]), atol=1e-5)
     view.prefetch.wait()
 
 
@@ -250,8 +241,11 @@ def test_hundred_thousand_particles(folder):
         model=None,
     )
     view = explore(many, colours=dict(mine=rng.normal(size=120_000)))
-    view.widget
-    assert len(view.cloud_fig.data[1].x) <= 10_000 and stored(view) < 200_000
-    view._heard(dict(what="selected", xrange=[-1, 1], yrange=[-1, 1]))
-    assert len(view.selected) == ((np.abs(view.plane) < 1).all(1)).sum() > 40_000
+    _ = view.widget
+    assert len(view.cloud_fig.data[1].x) <= 10_000
+    assert stored(view) < 200_000
+    view.hear(dict(what="selected", xrange=[-1, 1], yrange=[-1, 1]))
+    within = (np.abs(view.plane) < 1).all(1)
+    assert np.array_equal(view.selected, np.flatnonzero(within))
+    assert len(view.selected) > 40_000
     view.prefetch.wait()
