@@ -42,6 +42,7 @@ def test_moving_voxels_of_adk(shared):
     ] == pytest.approx(0.5, abs=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings, files", [((), 20), (("deformation_blocks=off",), 3)])
 def test_command_writes_maps(tmp_path, capsys, settings, files):
     assert main(["simulate", str(tmp_path / "set"), "-n", "200", "--box", "32"]) == 0

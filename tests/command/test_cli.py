@@ -502,6 +502,7 @@ def test_the_installed_command(work):
         assert done.returncode == 0 and done.stdout.startswith(f"usage: cryoformer {command}")
 
 
+@pytest.mark.slow
 def test_demo_in_one_minute(tmp_path):
     "The main job at a smaller size, as a user runs it: everything it promises is there."
     done = run("demo", "--minutes", "1", "-n", "1500", "--box", "32", "--out", "demo", cwd=tmp_path)

@@ -172,6 +172,7 @@ def test_sizes_train_a_step(tiny, change):
     check_step(tiny, replace(TINY, **change))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -214,6 +215,7 @@ MAIN = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change", MAIN, ids=lambda c: " ".join(f"{k}={v}" for k, v in c.items()) or "defaults"
 )
@@ -371,8 +373,9 @@ def test_switches_on_the_command_line(small, tmp_path, capfd):
     )
 
 
+@pytest.mark.slow
 def test_the_ablation_of_the_command_line(monkeypatch, tmp_path, capfd):
-    "The command passes its options on; the table itself is made in notebook 64."
+    "The command passes its options on; the table itself is made in bench/02_ablation."
     import cryoformer_nb.bench.ablation as module
 
     def tiny(size, out, seeds, config, show):

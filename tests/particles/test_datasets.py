@@ -45,6 +45,7 @@ def test_folders_and_recipes_are_the_same():
     assert {p.name for p in DATASETS.iterdir() if p.is_dir()} == {*RECIPES, "arm", "spike"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, r in RECIPES.items() if r.reads])
 def test_deposited_set_from_files_to_report(name, tmp_path, capsys):
     data = stand_in(name, tmp_path / "data", n=300)
@@ -68,6 +69,7 @@ def test_deposited_set_from_files_to_report(name, tmp_path, capsys):
     assert (tmp_path / "run" / "report.html").stat().st_size > 1000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, r in RECIPES.items() if r.snr])
 def test_simulated_set_from_command_to_score(name, tmp_path, capsys, monkeypatch):
     if RECIPES[name].structures:
@@ -86,6 +88,7 @@ def test_simulated_set_from_command_to_score(name, tmp_path, capsys, monkeypatch
     assert p.pixel_size * p.box == pytest.approx(RECIPES[name].pixel_size * RECIPES[name].box)
 
 
+@pytest.mark.slow
 def test_sizes_of_the_paper_are_the_defaults(tmp_path, monkeypatch):
     "Without making them: what would be simulated."
     import cryoformer_nb.particles.recipes as recipes

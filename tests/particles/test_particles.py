@@ -330,6 +330,7 @@ def test_cryodrgn_shifts_have_our_sign(shared):
     ), agreement
 
 
+@pytest.mark.slow
 def test_cryosparc_and_cryodrgn_files_give_the_run_of_the_star_file(tmp_path, capsys):
     "From each kind of file the same particles, on the command line too, and poses.star that loads again."
     star = simulate(tmp_path / "set", n=60, box=32, shift_px=1.0, snr=1.0, seed=2)

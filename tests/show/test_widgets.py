@@ -56,6 +56,7 @@ def stored(panel) -> int:
     return len(json.dumps(panel._repr_mimebundle_()[PLOTLY]))
 
 
+@pytest.mark.slow
 def test_a_selection_becomes_a_star_file_that_can_be_trained_on(folder, monkeypatch):
     monkeypatch.chdir(folder)
     view = explore(folder / "run", truth=folder / "set" / "truth")

@@ -65,6 +65,7 @@ def errors(poses, truth):
     return pose_error(truth[0], poses[0], truth[1], poses[1])
 
 
+@pytest.mark.slow
 def test_refinement_approaches_the_truth(star, truth, refined):
     given = load_particles(star)
     before, after = errors((given.rotations, given.shifts_px), truth), errors(refined.poses, truth)
@@ -72,6 +73,7 @@ def test_refinement_approaches_the_truth(star, truth, refined):
     assert after.rotation_median < 0.15 and after.shift_median < 0.4, after[:4]
 
 
+@pytest.mark.slow
 def test_star_file_holds_the_refined_poses(star, refined):
     again = load_particles(refined.path / "poses.star", datadir=star.parent)
     assert (
@@ -82,6 +84,7 @@ def test_star_file_holds_the_refined_poses(star, refined):
     assert geodesic_angle(again.rotations, load_particles(star).rotations).median() > 0.3
 
 
+@pytest.mark.slow
 def test_snapshots_tell_the_way_and_stay_small(refined, star):
     stages = [s["stage"] for s in refined.pose_snapshots]
     assert (
@@ -100,6 +103,7 @@ def test_snapshots_tell_the_way_and_stay_small(refined, star):
     assert median[-1] < 0.4 * median[0] and len(view.static().to_json()) < 200_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["table", "residual"])
 def test_gradients_improve_given_poses(star, truth, tmp_path, kind):
     run = train(
@@ -116,6 +120,7 @@ def test_gradients_improve_given_poses(star, truth, tmp_path, kind):
     ), (before[:4], after[:4])
 
 
+@pytest.mark.slow
 def test_the_papers_encoder_learns_from_the_given_poses(star, tmp_path):
     config = replace(SMALL, poses="encoder", pose_phase=0.9)
     run = train(star, tmp_path / "run", epochs=8, config=config, progress=False)
@@ -159,6 +164,7 @@ def test_a_checkpoint_holds_one_set_of_poses(refined):
     assert len(refined.poses[0]) == refined.checkpoint["particles"]["count"]
 
 
+@pytest.mark.slow
 def test_resumed_refinement_is_the_uninterrupted_one(star, refined, tmp_path):
     def stop(trainer):
         if trainer.step >= 25:

@@ -45,23 +45,22 @@ def average(particles):
     return consensus(particles)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        dict(),
-        dict(encoder="image"),
-        dict(readout="ffn"),
-        dict(interpolation="nearest"),
-        dict(queries=2),
-        dict(queries=6),
-        dict(latent_dim=1),
-        dict(finest_resolution=20),
-        dict(width=-1.0),
-        dict(width=2.0),
-        dict(levels=1),
-        dict(batch=7),
-    ],
-)
+READINGS = [dict(), dict(encoder="image"), dict(latent_dim=1)]
+MORE_READINGS = [
+    dict(readout="ffn"),
+    dict(interpolation="nearest"),
+    dict(queries=2),
+    dict(queries=6),
+    dict(finest_resolution=20),
+    dict(width=-1.0),
+    dict(width=2.0),
+    dict(levels=1),
+    dict(batch=7),
+]
+SLOWLY = [pytest.param(change, marks=pytest.mark.slow) for change in MORE_READINGS]
+
+
+@pytest.mark.parametrize("change", READINGS + SLOWLY)
 def test_every_reading_lowers_the_loss(particles, average, change):
     trainer = Trainer(particles, replace(SMALL, **change), average)
     y, R, t, h = trainer.batch(np.arange(64))
@@ -138,6 +137,7 @@ def test_pose_gradient_through_the_whole_model():
     )
 
 
+@pytest.mark.slow
 def test_latent_follows_a_continuous_motion(star, tmp_path):
     run = train(
         star,
@@ -158,6 +158,7 @@ def test_latent_follows_a_continuous_motion(star, tmp_path):
     assert ours > np.mean([fsc(average, v).value[1:].mean() for v in true]) + 0.03
 
 
+@pytest.mark.slow
 def test_a_support_that_cuts_the_molecule_grows_back(particles, average):
     whole = torch.as_tensor(
         true_volumes(particles.path.parent / "truth", np.arange(0, 100, 7), 32)
@@ -177,6 +178,7 @@ def test_a_support_that_cuts_the_molecule_grows_back(particles, average):
     assert trainer.model.support.mask.float().mean() < 0.5, "and does not fill the box"
 
 
+@pytest.mark.slow
 def test_minutes_are_kept(star, tmp_path, monkeypatch):
     "By a clock that goes on by a twentieth of a second whenever it is looked at."
     ticks = iter(range(10**9))
