@@ -21,57 +21,6 @@ from ..core.conventions import InputError
 from .molecules import Molecule
 from .structures import read_structure
 
-# %% ../../nbs/imaging/05_motion.ipynb #12a193e4
-def _chains(path) -> dict:
-    "The chains of the first model: {name: {number: (residue name, {atom: (xyz, weight)})}}, residues with a trace atom only."
-    structure, chains = read_structure(path), {}
-    for chain in structure[0]:
-        for r in chain:
-            atoms = {a.name: (a.pos.tolist(), a.element.atomic_number * (a.occ or 1.0)) for a in r}
-            if "CA" in atoms or "C1'" in atoms:
-                chains.setdefault(chain.name, {}).setdefault(str(r.seqid), (r.name, atoms))
-    if not chains:
-        raise InputError(
-            f"{path}: expected amino acids or nucleotides, found none; give the coordinates of a protein or nucleic acid"
-        )
-    return chains
-
-
-def _trace(residue) -> list:
-    return (residue[1].get("CA") or residue[1]["C1'"])[0]
-
-
-def _alike(a: dict, b: dict) -> float:
-    "Share of the smaller chain's residues that the other has by number, 0 if under nine in ten of those have the same name."
-    common = a.keys() & b.keys()
-    if not common or sum(a[k][0] == b[k][0] for k in common) < 0.9 * len(common):
-        return 0.0
-    return len(common) / min(len(a), len(b))
-
-
-def _match_chains(a: dict, b: dict, notes: list) -> list:
-    "Pairs of chain names; those left after matching by name are matched by sequence, alike ones in the order that superposes best."
-    pairs = [(k, k) for k in a if k in b and _alike(a[k], b[k]) > 0.5]
-    left, right = [k for k in a if (k, k) not in pairs], [k for k in b if (k, k) not in pairs]
-    best = (0, 0.0, [])
-    for order in (
-        permutations(right + [None] * max(0, len(left) - len(right)), len(left))
-        if len(left) + len(right) < 14
-        else [right]
-    ):
-        found = [(x, y) for x, y in zip(left, order) if y is not None and _alike(a[x], b[y]) > 0.5]
-        common = [(a[x][k], b[y][k]) for x, y in pairs + found for k in a[x] if k in b[y]]
-        if not found:
-            continue
-        x, y = (np.array([_trace(pair[side]) for pair in common]) for side in (0, 1))
-        best = min(best, (-len(found), rms(x, y), found))
-    if best[2]:
-        notes.append(
-            "chains matched by sequence: "
-            + ", ".join(f"{x or 'blank'} with {y or 'blank'}" for x, y in best[2])
-        )
-    return pairs + best[2]
-
 # %% ../../nbs/imaging/05_motion.ipynb #86128754
 def superpose(
     x: np.ndarray,  # (n, 3)
@@ -84,13 +33,132 @@ def superpose(
     return R, b - R @ a
 
 
-def move(motion, x):
+def move(
+    motion: tuple,  # R (3, 3), t (3,)
+    x: np.ndarray,  # (n, 3)
+) -> np.ndarray:  # (n, 3)
+    "R x + t."
     return x @ motion[0].T + motion[1]
 
 
 def rms(x: np.ndarray, y: np.ndarray) -> float:
     "Root mean square distance (A) of corresponding points (n, 3) after superposition."
     return float(((move(superpose(x, y), x) - y) ** 2).sum(1).mean() ** 0.5)
+
+# %% ../../nbs/imaging/05_motion.ipynb #12a193e4
+class _Residue(NamedTuple):
+    "A residue with a trace atom."
+
+    name: str
+    atoms: dict  # atom name -> (xyz in A, weight)
+
+    @property
+    def trace(self) -> list:
+        "Position of the atom that stands for it."
+        return (self.atoms.get("CA") or self.atoms["C1'"])[0]
+
+
+def _chains(path) -> dict:
+    "The chains of the first model, {name: {number: residue}}. `InputError` if there are none."
+    structure, chains = read_structure(path), {}
+    for chain in structure[0]:
+        for r in chain:
+            atoms = {a.name: (a.pos.tolist(), a.element.atomic_number * (a.occ or 1.0)) for a in r}
+            if "CA" in atoms or "C1'" in atoms:
+                residues = chains.setdefault(chain.name, {})
+                residues.setdefault(str(r.seqid), _Residue(r.name, atoms))
+    if not chains:
+        raise InputError(
+            f"{path}: expected amino acids or nucleotides, found none; "
+            "give the coordinates of a protein or nucleic acid"
+        )
+    return chains
+
+
+def _alike(a: dict, b: dict) -> float:
+    """Share of the smaller chain's residues that the other has by number.
+
+    0 if under nine in ten of those have the same name.
+    """
+    common = a.keys() & b.keys()
+    if not common or sum(a[k].name == b[k].name for k in common) < 0.9 * len(common):
+        return 0.0
+    return len(common) / min(len(a), len(b))
+
+# %% ../../nbs/imaging/05_motion.ipynb #46464f5f
+def _orders(left: list, right: list):
+    "Ways to pair chains of two structures, None for a chain without a partner."
+    if len(left) + len(right) >= 14:  # too many to try
+        return [right]
+    return permutations(right + [None] * max(0, len(left) - len(right)), len(left))
+
+
+def _match_chains(a: dict, b: dict, notes: list) -> list:
+    """Pairs of chain names.
+
+    Those left after matching by name are matched by sequence, alike ones in the order that
+    superposes best.
+    """
+    pairs = [(k, k) for k in a if k in b and _alike(a[k], b[k]) > 0.5]
+    left, right = ([k for k in chains if (k, k) not in pairs] for chains in (a, b))
+    best = (0, 0.0, [])
+    for order in _orders(left, right):
+        offered = [(x, y) for x, y in zip(left, order) if y is not None]
+        found = [(x, y) for x, y in offered if _alike(a[x], b[y]) > 0.5]
+        if not found:
+            continue
+        common = [(a[x][k], b[y][k]) for x, y in pairs + found for k in a[x] if k in b[y]]
+        x, y = (np.array([pair[side].trace for pair in common]) for side in (0, 1))
+        best = min(best, (-len(found), rms(x, y), found))
+    if best[2]:
+        told = [f"{x or 'blank'} with {y or 'blank'}" for x, y in best[2]]
+        notes.append("chains matched by sequence: " + ", ".join(told))
+    return pairs + best[2]
+
+# %% ../../nbs/imaging/05_motion.ipynb #bc9e426f
+def _listed(chains: dict) -> str:
+    "The first chains and how long they are."
+    shown = list(chains.items())[:6]
+    return ", ".join(f"{k or 'blank'} ({len(v)} residues)" for k, v in shown)
+
+
+def _refuse(a, b, left: dict, right: dict, pairs: list, common: int) -> None:
+    "`InputError` for structures that are not two states of one molecule."
+    if not pairs:
+        raise InputError(
+            f"{b}: expected chains that correspond to those of {a}, {_listed(left)}, "
+            f"found {_listed(right)}, none with the same residues under the same numbers; "
+            "give two states of one molecule, numbered alike"
+        )
+    first, second = (sum(map(len, chains.values())) for chains in (left, right))
+    if common < 10 or common < 0.5 * max(first, second):
+        raise InputError(
+            f"{b}: expected at least half of the residues in both structures, found {common} in "
+            f"common of {first} in {a} and {second}; "
+            "give two states of one molecule, complete and numbered alike"
+        )
+
+
+def _differences(left: dict, right: dict, pairs: list, common: int) -> list:
+    "Notes on residues of another name and on those left out."
+    notes, other = [], []
+    for x, y in pairs:
+        for k in left[x]:
+            if k in right[y] and left[x][k].name != right[y][k].name:
+                other.append(f"{x} {k}")
+    if other:
+        more = ", ..." if len(other) > 3 else ""
+        notes.append(
+            f"{len(other)} residues with another name in the two files "
+            f"({', '.join(other[:3])}{more}): their common atoms are used"
+        )
+    first, second = (sum(map(len, chains.values())) for chains in (left, right))
+    if common < max(first, second):
+        notes.append(
+            f"{common} residues in common; left out: {first - common} of the first structure, "
+            f"{second - common} of the second"
+        )
+    return notes
 
 # %% ../../nbs/imaging/05_motion.ipynb #141dda12
 class Pair(NamedTuple):
@@ -106,13 +174,16 @@ class Pair(NamedTuple):
 
 
 def read_pair(a, b) -> Pair:
-    "Match the residues of two coordinate files; `InputError` if they are not two states of one molecule."
+    """Match the residues of two coordinate files.
+
+    `InputError` if they are not two states of one molecule.
+    """
     left, right, notes = _chains(a), _chains(b), []
     pairs = _match_chains(left, right, notes)
     rows, names, trace = [], [], []
     for x, y in pairs:
         for number in (k for k in left[x] if k in right[y]):
-            (_, p), (_, q) = left[x][number], right[y][number]
+            p, q = left[x][number].atoms, right[y][number].atoms
             main = "CA" if "CA" in p and "CA" in q else "C1'"
             if main not in p or main not in q:
                 continue
@@ -120,63 +191,29 @@ def read_pair(a, b) -> Pair:
             trace.append(len(rows) + common.index(main))
             rows += [(p[k][0], q[k][0], p[k][1], len(names)) for k in common]
             names.append((x, number))
-    _check_match(a, b, left, right, pairs, names, notes)
-    xa, xb, weight, residue = zip(*rows)
-    return Pair(
-        np.array(xa),
-        np.array(xb),
-        np.array(weight),
-        np.array(residue),
-        np.array(trace),
-        names,
-        notes,
-    )
-
-# %% ../../nbs/imaging/05_motion.ipynb #bc9e426f
-def _check_match(a, b, left: dict, right: dict, pairs: list, names: list, notes: list):
-    "Refuse what does not correspond; note what was left out."
-    total = {path: sum(map(len, chains.values())) for path, chains in ((a, left), (b, right))}
-    listed = lambda chains: ", ".join(
-        f"{k or 'blank'} ({len(v)} residues)" for k, v in list(chains.items())[:6]
-    )
-    if not pairs:
-        raise InputError(
-            f"{b}: expected chains that correspond to those of {a}, {listed(left)}, found {listed(right)}, none with the same residues under the same numbers; "
-            "give two states of one molecule, numbered alike"
-        )
-    if len(names) < 10 or len(names) < 0.5 * max(total.values()):
-        raise InputError(
-            f"{b}: expected at least half of the residues in both structures, found {len(names)} in common of {total[a]} in {a} and {total[b]}; "
-            "give two states of one molecule, complete and numbered alike"
-        )
-    other = [
-        f"{x} {k}"
-        for x, y in pairs
-        for k in left[x]
-        if k in right[y] and left[x][k][0] != right[y][k][0]
-    ]
-    if other:
-        notes.append(
-            f"{len(other)} residues with another name in the two files ({', '.join(other[:3])}{', ...' if len(other) > 3 else ''}): their common atoms are used"
-        )
-    if len(names) < max(total.values()):
-        notes.append(
-            f"{len(names)} residues in common; left out: {total[a] - len(names)} of the first structure, {total[b] - len(names)} of the second"
-        )
+    _refuse(a, b, left, right, pairs, len(names))
+    notes += _differences(left, right, pairs, len(names))
+    arrays = [np.array(column) for column in (*zip(*rows), trace)]
+    return Pair(*arrays, names, notes)
 
 # %% ../../nbs/imaging/05_motion.ipynb #c9b1d0cd
+def _misfit(motion: tuple, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    "Squared distance (n,) that a rigid motion of x leaves to y, A^2."
+    return ((move(motion, x) - y) ** 2).sum(1)
+
+
 def _grow(x: np.ndarray, y: np.ndarray, tolerance: float, smallest: int) -> np.ndarray:
-    "The largest set of residues (k,) that one rigid motion explains to within `tolerance`; empty if under `smallest`."
+    """The largest set of residues (k,) that one rigid motion explains to within `tolerance`.
+
+    Empty if under `smallest`.
+    """
     best, tree = np.zeros(0, int), cKDTree(x)
     for seed in np.unique(np.linspace(0, len(x) - 1, 200).astype(int)):
         chosen = tree.query(x[seed], smallest)[1]
         for _ in range(10):
-            last, chosen = (
-                chosen,
-                np.flatnonzero(
-                    ((move(superpose(x[chosen], y[chosen]), x) - y) ** 2).sum(1) < tolerance**2
-                ),
-            )
+            last = chosen
+            misfit = _misfit(superpose(x[chosen], y[chosen]), x, y)
+            chosen = np.flatnonzero(misfit < tolerance**2)
             if len(chosen) < smallest or np.array_equal(chosen, last):
                 break
         if len(chosen) >= smallest and len(chosen) > len(best):
@@ -184,8 +221,13 @@ def _grow(x: np.ndarray, y: np.ndarray, tolerance: float, smallest: int) -> np.n
     return best
 
 
-def rigid_bodies(x: np.ndarray, y: np.ndarray, tolerance: float = 2.0, smallest: int = 20) -> list:
-    "Rigid motions (R, t), the one that explains most residues first."
+def rigid_bodies(
+    x: np.ndarray,  # (r, 3) trace of the first structure, A
+    y: np.ndarray,  # (r, 3) of the second
+    tolerance: float = 2.0,  # A
+    smallest: int = 20,  # residues
+) -> list:  # of (R, t)
+    "Rigid motions, the one that explains most residues first."
     left, motions = np.arange(len(x)), []
     while len(left) >= smallest:
         found = _grow(x[left], y[left], tolerance, smallest)
@@ -196,56 +238,35 @@ def rigid_bodies(x: np.ndarray, y: np.ndarray, tolerance: float = 2.0, smallest:
     return motions
 
 # %% ../../nbs/imaging/05_motion.ipynb #22b05000
-def find_domains(
-    x: np.ndarray,  # (r, 3) trace of the first structure, A
-    y: np.ndarray,  # (r, 3) of the second
-    tolerance: float = 2.0,  # A, misfit within a rigid body
-    smallest: int = 20,  # residues
-) -> np.ndarray:  # (r,) domain of each residue; 0 is the largest
-    "Cut a molecule into parts that move rigidly. `InputError` if nothing does."
-    smallest = min(smallest, max(4, len(x) // 4))
-    motions = rigid_bodies(x, y, tolerance, smallest)
-    if not motions:
-        raise InputError(
-            f"expected two states of one molecule, found no {smallest} neighbouring residues that superpose within {tolerance:g} A; check that both structures are numbered alike"
-        )
-    cost = np.minimum(
-        np.stack([((move(m, x) - y) ** 2).sum(1) for m in motions], 1) / tolerance**2, 9.0
-    )
-    pairs = np.array(
-        [(i, j) for i, j in cKDTree(x).query_pairs(10.0) if ((y[i] - y[j]) ** 2).sum() < 144]
-        or np.zeros((0, 2)),
-        dtype=int,
-    )
-    links = coo_matrix(
-        (
-            np.ones(2 * len(pairs)),
-            (np.r_[pairs[:, 0], pairs[:, 1]], np.r_[pairs[:, 1], pairs[:, 0]]),
-        ),
-        shape=(len(x), len(x)),
-    ).tocsr()
+def _links(x: np.ndarray, y: np.ndarray):
+    "Neighbours in both structures: a symmetric sparse matrix (r, r) of ones."
+    near = [(i, j) for i, j in cKDTree(x).query_pairs(10.0) if ((y[i] - y[j]) ** 2).sum() < 144]
+    i, j = np.array(near or np.zeros((0, 2)), dtype=int).T
+    both = np.r_[i, j], np.r_[j, i]
+    return coo_matrix((np.ones(2 * len(i)), both), shape=(len(x), len(x))).tocsr()
+
+
+def _agree(cost: np.ndarray, links) -> np.ndarray:
+    "Labels (r,) of least misfit, `cost` (r, k), plus four times the share of neighbours apart."
     labels, degree = cost.argmin(1), np.maximum(np.asarray(links.sum(1)), 1)
-    for _ in range(50):
-        wanted = (cost - 4 * (links @ np.eye(len(motions))[labels]) / degree).argmin(1)
-        change = (wanted != labels) & (
-            np.random.default_rng(_).random(len(x)) < 0.7
-        )  # not all at once, or neighbours swap for ever
+    for turn in range(50):
+        around = links @ np.eye(cost.shape[1])[labels] / degree
+        wanted = (cost - 4 * around).argmin(1)
+        # not all at once, or neighbours swap for ever
+        change = (wanted != labels) & (np.random.default_rng(turn).random(len(cost)) < 0.7)
         if not change.any() and (wanted == labels).all():
             break
         labels = np.where(change, wanted, labels)
-    labels = _without_islands(labels, links, smallest)
-    order = np.argsort(-np.bincount(labels, minlength=len(motions)), kind="stable")
-    return np.argsort(order)[labels]
+    return labels
 
-# %% ../../nbs/imaging/05_motion.ipynb #19e43339
+
 def _without_islands(labels: np.ndarray, links, smallest: int) -> np.ndarray:
-    "Give connected patches of fewer than `smallest` residues to the domain that most of their neighbours belong to."
+    "Give connected patches under `smallest` residues to the domain of most of their neighbours."
+    rows, cols = links.nonzero()
     for _ in range(len(labels)):
-        rows, cols = links.nonzero()
         same = labels[rows] == labels[cols]
-        patch = connected_components(
-            coo_matrix((np.ones(same.sum()), (rows[same], cols[same])), shape=links.shape)
-        )[1]
+        inner = coo_matrix((np.ones(same.sum()), (rows[same], cols[same])), shape=links.shape)
+        patch = connected_components(inner)[1]
         outside = [
             (count, k)
             for k, count in enumerate(np.bincount(patch))
@@ -257,6 +278,28 @@ def _without_islands(labels: np.ndarray, links, smallest: int) -> np.ndarray:
         around = labels[cols[(patch[rows] == k) & (patch[cols] != k)]]
         labels = np.where(patch == k, np.bincount(around).argmax(), labels)
     return labels
+
+# %% ../../nbs/imaging/05_motion.ipynb #99295af2
+def find_domains(
+    x: np.ndarray,  # (r, 3) trace of the first structure, A
+    y: np.ndarray,  # (r, 3) of the second
+    tolerance: float = 2.0,  # A, misfit within a rigid body
+    smallest: int = 20,  # residues
+) -> np.ndarray:  # (r,) domain of each residue; 0 is the largest
+    "Cut a molecule into parts that move rigidly. `InputError` if nothing does."
+    smallest = min(smallest, max(4, len(x) // 4))
+    motions = rigid_bodies(x, y, tolerance, smallest)
+    if not motions:
+        raise InputError(
+            f"expected two states of one molecule, found no {smallest} neighbouring residues that "
+            f"superpose within {tolerance:g} A; check that both structures are numbered alike"
+        )
+    misfit = np.stack([_misfit(motion, x, y) for motion in motions], 1)
+    links = _links(x, y)
+    labels = _agree(np.minimum(misfit / tolerance**2, 9.0), links)
+    labels = _without_islands(labels, links, smallest)
+    order = np.argsort(-np.bincount(labels, minlength=len(motions)), kind="stable")
+    return np.argsort(order)[labels]
 
 # %% ../../nbs/imaging/05_motion.ipynb #b5148615
 class Screw(NamedTuple):
@@ -276,16 +319,11 @@ def screw(
     v = Rotation.from_matrix(R).as_rotvec()
     angle, length = np.linalg.norm(v), np.linalg.norm(t)
     if angle < 1e-6:
-        return Screw(
-            0.0, t / length if length > 0 else np.array([0, 0, 1.0]), float(length), np.zeros(3)
-        )
+        direction = t / length if length > 0 else np.array([0, 0, 1.0])
+        return Screw(0.0, direction, float(length), np.zeros(3))
     n = v / angle
-    return Screw(
-        float(angle),
-        n,
-        float(n @ t),
-        np.linalg.lstsq(np.eye(3) - R, t - (n @ t) * n, rcond=None)[0],
-    )
+    point = np.linalg.lstsq(np.eye(3) - R, t - (n @ t) * n, rcond=None)[0]
+    return Screw(float(angle), n, float(n @ t), point)
 
 
 def along(s: Screw, fraction: float) -> tuple:
@@ -313,18 +351,35 @@ class Motion(NamedTuple):
 
 
 def _weights(
-    domains: np.ndarray, trace: np.ndarray, chains: list, width: float = 2.0
-) -> np.ndarray:
-    "Soft membership (r, k), smoothed along each stretch of chain without a gap; trace (r, 3) in A."
-    w = np.eye(domains.max() + 1)[domains]
-    gap = (np.linalg.norm(np.diff(trace, axis=0), axis=1) > 7) | (
-        np.array(chains[1:]) != np.array(chains[:-1])
-    )
+    domains: np.ndarray,  # (r,)
+    trace: np.ndarray,  # (r, 3) A
+    chains: list,  # (r,) the chain of each residue
+    width: float = 2.0,  # residues
+) -> np.ndarray:  # (r, k)
+    "Soft membership, smoothed along each stretch of chain without a gap."
+    w, chains = np.eye(domains.max() + 1)[domains], np.array(chains)
+    apart = np.linalg.norm(np.diff(trace, axis=0), axis=1) > 7
+    gap = apart | (chains[1:] != chains[:-1])
     for rows in np.split(np.arange(len(w)), np.flatnonzero(gap) + 1):
         w[rows] = gaussian_filter1d(w[rows], width, axis=0, mode="nearest")
     return w
 
 # %% ../../nbs/imaging/05_motion.ipynb #2fd0b7b2
+def _interpolate(
+    start: np.ndarray,  # (g, 3) A
+    rests: list,  # of (g, 3) A, what each domain's rigid motion leaves
+    screws: list,
+    weights: np.ndarray,  # (k, g, 1)
+    frames: int,
+) -> np.ndarray:  # (frames, g, 3) A
+    "Every atom moves with its domains; what their motion leaves grows linearly."
+    way = []
+    for s in np.linspace(0, 1, frames):
+        parts = zip(weights, screws, rests)
+        way.append(sum(w * move(along(turn, s), start + s * rest) for w, turn, rest in parts))
+    return np.stack(way)
+
+
 def morph(
     a,  # coordinate file (.pdb, .cif) of the first conformation
     b,  # of the second
@@ -332,7 +387,10 @@ def morph(
     tolerance: float = 2.0,  # A, misfit within a rigid body
     smallest: int = 20,  # residues of a domain
 ) -> Motion:
-    "Conformations at uniform steps of the motion from `a` to `b`: domains move as screws, the rest linearly. `InputError` if the structures do not correspond."
+    """Conformations at uniform steps of the motion from `a` to `b`.
+
+    Domains move as screws, the rest linearly. `InputError` if the structures do not correspond.
+    """
     if int(frames) != frames or frames < 2:
         raise InputError(f"--frames: expected a whole number of at least 2, found {frames}")
     p = read_pair(a, b)
@@ -344,31 +402,20 @@ def morph(
     target = move(superpose(p.b[core], p.a[core]), p.b)
     if ((target - p.a) ** 2).sum(1).max() < 0.25:
         raise InputError(
-            f"{b}: expected another conformation than that of {a}, found no atom that moves by half an Angstrom; give two different states"
+            f"{b}: expected another conformation than that of {a}, found no atom that moves by "
+            "half an Angstrom; give two different states"
         )
-    motions = [(np.eye(3), np.zeros(3))] + [
-        superpose(p.a[p.trace[domains == k]], target[p.trace[domains == k]])
-        for k in range(1, domains.max() + 1)
-    ]
-    screws, w = (
-        [screw(*m) for m in motions],
-        _weights(domains, p.a[p.trace], [c for c, _ in p.names])[p.residue].T[..., None],
-    )
-    rest = [(target - t) @ R - p.a for R, t in motions]  # the inverse motion of b, minus a
-    xyz = np.stack(
-        [
-            sum(w[k] * move(along(screws[k], s), p.a + s * rest[k]) for k in range(len(screws)))
-            for s in np.linspace(0, 1, frames)
-        ]
-    )
-    misfit = (
-        np.choose(domains[p.residue], [(r**2).sum(1) for r in rest])
-        if len(rest) < 32
-        else np.stack([(r**2).sum(1) for r in rest])[domains[p.residue], np.arange(len(p.a))]
-    )
-    return Motion(
-        xyz, p.weight, domains, screws, p.names, p.trace, float(misfit.mean() ** 0.5), p.notes
-    )
+    motions = [(np.eye(3), np.zeros(3))]  # the core stands still
+    for k in range(1, domains.max() + 1):
+        part = p.trace[domains == k]
+        motions.append(superpose(p.a[part], target[part]))
+    screws = [screw(*m) for m in motions]
+    membership = _weights(domains, p.a[p.trace], [chain for chain, _ in p.names])
+    rests = [(target - t) @ R - p.a for R, t in motions]  # the inverse motion of b, minus a
+    xyz = _interpolate(p.a, rests, screws, membership[p.residue].T[..., None], frames)
+    squares = np.stack([(rest**2).sum(1) for rest in rests])
+    misfit = squares[domains[p.residue], np.arange(len(p.a))].mean() ** 0.5
+    return Motion(xyz, p.weight, domains, screws, p.names, p.trace, float(misfit), p.notes)
 
 # %% ../../nbs/imaging/05_motion.ipynb #251162e3
 def describe(motion: Motion) -> list:
@@ -376,17 +423,18 @@ def describe(motion: Motion) -> list:
     rows = []
     for k, s in enumerate(motion.screws):
         parts = {}
-        for chain, number in (name for name, d in zip(motion.names, motion.domains) if d == k):
-            parts.setdefault(chain, []).append(number)
-        rows.append(
-            dict(
-                domain=k,
-                residues=sum(map(len, parts.values())),
-                chains={c: f"{n[0]} to {n[-1]}" if len(n) > 1 else n[0] for c, n in parts.items()},
-                angle_deg=float(np.degrees(s.angle)),
-                shift_A=s.shift,
-                axis=[float(v) for v in s.axis],
-                point_A=[float(v) for v in s.point],
-            )
+        for (chain, number), domain in zip(motion.names, motion.domains):
+            if domain == k:
+                parts.setdefault(chain, []).append(number)
+        chains = {c: f"{n[0]} to {n[-1]}" if len(n) > 1 else n[0] for c, n in parts.items()}
+        row = dict(
+            domain=k,
+            residues=sum(map(len, parts.values())),
+            chains=chains,
+            angle_deg=float(np.degrees(s.angle)),
+            shift_A=s.shift,
+            axis=[float(v) for v in s.axis],
+            point_A=[float(v) for v in s.point],
         )
+        rows.append(row)
     return rows

@@ -32,15 +32,14 @@ def form_images(
     noise: float = 0.0,  # standard deviation
     rng: np.random.Generator | None = None,
 ) -> Tensor:  # (b, y, x)
-    "What the microscope records of projections: the CTF in Fourier space, white noise of a normal distribution added."
+    "What the microscope records: the CTF in Fourier space, then white normal noise added."
     images = apply_ctf(projections, h)
     if not noise:
         return images
-    return images + noise * torch.from_numpy(
-        rng.standard_normal(tuple(images.shape), dtype=np.float32)
-    ).to(images)
+    white = rng.standard_normal(tuple(images.shape), dtype=np.float32)
+    return images + noise * torch.from_numpy(white).to(images)
 
-
+# %% ../../nbs/imaging/06_simulator.ipynb #f0542fa3
 class Draw(NamedTuple):
     "What is random in each particle, apart from the noise."
 
@@ -50,39 +49,49 @@ class Draw(NamedTuple):
     ctf_params: Tensor  # (n, 7)
 
 
-def draw_particles(n: int, states: int, shift_px: float = 0.0, seed: int = 0) -> Draw:
-    "Uniform states, uniform orientations, uniform shifts of +-shift_px, defocus uniform in 1 to 2.5 um with an astigmatism of up to 0.03 um; 300 kV, Cs 2.7 mm, amplitude contrast 0.1."
+def draw_particles(
+    n: int,
+    states: int,  # of the molecule
+    shift_px: float = 0.0,  # shifts are uniform in +-shift_px
+    seed: int = 0,
+) -> Draw:
+    """Uniform states, orientations and shifts, and the optics of a 300 kV microscope.
+
+    Defocus is uniform in 1 to 2.5 um with an astigmatism of up to 0.03 um; Cs 2.7 mm, amplitude
+    contrast 0.1.
+    """
     rng = np.random.default_rng(seed)
     defocus, half = rng.uniform(10000, 25000, n), rng.uniform(0, 150, n)
-    columns = [
-        defocus + half,
-        defocus - half,
-        rng.uniform(0, 180, n),
-        *(np.full(n, v) for v in (300.0, 2.7, 0.1, 0.0)),
-    ]
+    angle = rng.uniform(0, 180, n)
+    fixed = [np.full(n, value) for value in (300.0, 2.7, 0.1, 0.0)]
+    params = np.stack([defocus + half, defocus - half, angle, *fixed], -1)
+    labels = rng.integers(0, states, n)
+    shifts = rng.uniform(-1, 1, (n, 2)) * shift_px
     return Draw(
-        rng.integers(0, states, n),
+        labels,
         random_rotations(n, torch.Generator().manual_seed(seed)),
-        torch.tensor(rng.uniform(-1, 1, (n, 2)) * shift_px, dtype=torch.float32),
-        torch.tensor(np.stack(columns, -1), dtype=torch.float32),
+        torch.tensor(shifts, dtype=torch.float32),
+        torch.tensor(params, dtype=torch.float32),
     )
 
-# %% ../../nbs/imaging/06_simulator.ipynb #fef9f0d3
-def clean_images(molecule: Molecule, draw: Draw, box: int, pixel_size: float, sigma: float):
-    "Yield CTF-modulated, noise-free images in chunks (b, y, x) that need about 200 MB."
-    xyz, weight = (
-        torch.tensor(molecule.xyz, dtype=torch.float32),
-        torch.tensor(molecule.weight, dtype=torch.float32),
-    )
+
+def clean_images(
+    molecule: Molecule,
+    draw: Draw,
+    box: int,
+    pixel_size: float,  # A
+    sigma: float,  # A
+):  # yields (b, y, x)
+    "CTF-modulated, noise-free images, in chunks that need about 200 MB."
+    xyz = torch.tensor(molecule.xyz, dtype=torch.float32)
+    weight = torch.tensor(molecule.weight, dtype=torch.float32)
     chunk = max(1, min(256, 12_000_000 // (xyz.shape[1] * box)))
     for i in range(0, len(draw.labels), chunk):
         s = slice(i, i + chunk)
         centres = xyz[draw.labels[s]] @ draw.rotations[s].mT
         centres[..., :2] -= draw.shifts_px[s, None] * pixel_size
-        yield form_images(
-            gaussian_projection(centres, weight, sigma, box, pixel_size),
-            ctf(draw.ctf_params[s], box, pixel_size),
-        )
+        projections = gaussian_projection(centres, weight, sigma, box, pixel_size)
+        yield form_images(projections, ctf(draw.ctf_params[s], box, pixel_size))
 
 # %% ../../nbs/imaging/06_simulator.ipynb #02548bd0
 def perturb_poses(
@@ -98,23 +107,46 @@ def perturb_poses(
     if not (pose_noise or shift_noise_px):
         return draw
     rng, n = np.random.default_rng([seed, 3]), len(draw.labels)
-    v, u = (
-        pose_noise**0.5 * rng.standard_normal((n, 3)),
-        rng.uniform(-1, 1, (n, 2)) * shift_noise_px,
-    )
+    v = pose_noise**0.5 * rng.standard_normal((n, 3))
+    u = rng.uniform(-1, 1, (n, 2)) * shift_noise_px
     rotations = rotvec_to_matrix(torch.tensor(v)) @ draw.rotations.double()
-    return draw._replace(
-        rotations=rotations.float(), shifts_px=(draw.shifts_px + torch.tensor(u)).float()
-    )
+    shifts = draw.shifts_px + torch.tensor(u)
+    return draw._replace(rotations=rotations.float(), shifts_px=shifts.float())
 
 # %% ../../nbs/imaging/06_simulator.ipynb #04d54a94
+#: Width of the Gaussians in pixels.
 SIGMA_PX = 0.8
+
+
+def _within(molecule: Molecule, box: int, pixel_size: float, shift_px: float) -> None:
+    "`InputError` for a molecule that its box does not hold."
+    reach = np.linalg.norm(molecule.xyz, axis=-1).max() / pixel_size + 2 * SIGMA_PX + abs(shift_px)
+    if not pixel_size > 0 or reach > box / 2:
+        raise InputError(
+            f"simulate: expected a molecule within {box / 2:.0f} pixels of the centre, found one "
+            f"that reaches {reach:.0f} with its shift; use a larger box, pixel size or a smaller "
+            "shift"
+        )
+
+
+def _signal(molecule: Molecule, draw: Draw, box: int, pixel_size: float) -> float:
+    "Standard deviation of the CTF-modulated images of up to 4096 particles."
+    some = Draw(*(field[:4096] for field in draw))
+    total = squares = count = 0.0
+    for images in clean_images(molecule, some, box, pixel_size, SIGMA_PX * pixel_size):
+        total += images.double().sum()
+        squares += images.double().square().sum()
+        count += images.numel()
+    return float(squares / count - (total / count) ** 2) ** 0.5
 
 
 def _scaled(
     preset, n: int, box: int, pixel_size: float | None, snr: float, shift_px: float, seed: int
 ) -> tuple[Molecule, Draw, float]:
-    "Molecule with weights scaled to the SNR at unit noise, the random draw and the pixel size; checks every input."
+    """The molecule with its weights scaled to the SNR at unit noise, the draw and the pixel size.
+
+    Checks every input.
+    """
     check_box(box, "simulate")
     if int(n) != n or n < 1:
         raise InputError(f"simulate: expected at least one particle, found n = {n}")
@@ -124,43 +156,33 @@ def _scaled(
         )
     molecule = load_molecule(preset)
     pixel_size = float(pixel_size or molecule.field / box)
-    reach = np.linalg.norm(molecule.xyz, axis=-1).max() / pixel_size + 2 * SIGMA_PX + abs(shift_px)
-    if not pixel_size > 0 or reach > box / 2:
-        raise InputError(
-            f"simulate: expected a molecule within {box / 2:.0f} pixels of the centre, found one that reaches {reach:.0f} with its shift; use a larger box, pixel size or a smaller shift"
-        )
+    _within(molecule, box, pixel_size, shift_px)
     draw = draw_particles(n, len(molecule.xyz), shift_px, seed)
-    some = Draw(*(field[:4096] for field in draw))
-    total = squares = count = 0.0
-    for images in clean_images(molecule, some, box, pixel_size, SIGMA_PX * pixel_size):
-        total, squares, count = (
-            total + images.double().sum(),
-            squares + images.double().square().sum(),
-            count + images.numel(),
-        )
-    std = float(squares / count - (total / count) ** 2) ** 0.5
+    std = _signal(molecule, draw, box, pixel_size)
     return molecule._replace(weight=molecule.weight * snr**0.5 / std), draw, pixel_size
 
 # %% ../../nbs/imaging/06_simulator.ipynb #6224d9bf
+def _optics_table(params: np.ndarray, box: int, pixel_size: float) -> pd.DataFrame:
+    "What all particles share: (n, 7) CTF parameters, of which the first row counts."
+    columns = {
+        "rlnOpticsGroupName": "opticsGroup1",
+        "rlnOpticsGroup": 1,
+        "rlnVoltage": params[0, 3],
+        "rlnSphericalAberration": params[0, 4],
+        "rlnAmplitudeContrast": round(params[0, 5], 6),
+        "rlnImagePixelSize": pixel_size,
+        "rlnImageSize": box,
+        "rlnImageDimensionality": 2,
+    }
+    return pd.DataFrame({name: [value] for name, value in columns.items()})
+
+
 def _write_star(path: Path, stack: str, draw: Draw, box: int, pixel_size: float, seed: int):
     "The RELION 3.1 star file of a simulated set."
-    n, p = len(draw.labels), draw.ctf_params.double().numpy()
-    optics = pd.DataFrame(
-        {
-            "rlnOpticsGroupName": ["opticsGroup1"],
-            "rlnOpticsGroup": [1],
-            "rlnVoltage": [p[0, 3]],
-            "rlnSphericalAberration": [p[0, 4]],
-            "rlnAmplitudeContrast": [round(p[0, 5], 6)],
-            "rlnImagePixelSize": [pixel_size],
-            "rlnImageSize": [box],
-            "rlnImageDimensionality": [2],
-        }
-    )
-    euler, origin = (
-        matrix_to_euler(draw.rotations.double()).numpy(),
-        draw.shifts_px.double().numpy() * pixel_size,
-    )
+    n, params = len(draw.labels), draw.ctf_params.double().numpy()
+    euler = matrix_to_euler(draw.rotations.double()).numpy()
+    origin = draw.shifts_px.double().numpy() * pixel_size
+    halves = np.random.default_rng([seed, 2]).permutation(np.arange(n) % 2 + 1)
     particles = pd.DataFrame(
         {
             "rlnImageName": [f"{i + 1:06d}@{stack}" for i in range(n)],
@@ -170,92 +192,91 @@ def _write_star(path: Path, stack: str, draw: Draw, box: int, pixel_size: float,
             "rlnAnglePsi": euler[:, 2],
             "rlnOriginXAngst": origin[:, 0],
             "rlnOriginYAngst": origin[:, 1],
-            "rlnDefocusU": p[:, 0],
-            "rlnDefocusV": p[:, 1],
-            "rlnDefocusAngle": p[:, 2],
-            "rlnPhaseShift": p[:, 6],
-            "rlnRandomSubset": np.random.default_rng([seed, 2]).permutation(np.arange(n) % 2 + 1),
+            "rlnDefocusU": params[:, 0],
+            "rlnDefocusV": params[:, 1],
+            "rlnDefocusAngle": params[:, 2],
+            "rlnPhaseShift": params[:, 6],
+            "rlnRandomSubset": halves,
         }
     )
     with atomic_path(path) as name:
+        optics = _optics_table(params, box, pixel_size)
         starfile.write({"optics": optics, "particles": particles}, name)
 
-
+# %% ../../nbs/imaging/06_simulator.ipynb #20e57051
 def _write_truth(folder: Path, molecule: Molecule, draw: Draw, box: int, pixel_size: float):
     "What generated a set: atoms, states, poses and eight of the volumes."
     folder.mkdir()
+    sigma = SIGMA_PX * pixel_size
+    xyz, weight = molecule.xyz.astype(np.float32), molecule.weight.astype(np.float32)
     with atomic_path(folder / "atoms.npz") as name:
-        np.savez(
-            name,
-            xyz=molecule.xyz.astype(np.float32),
-            weight=molecule.weight.astype(np.float32),
-            sigma=np.float32(SIGMA_PX * pixel_size),
-        )
-    for key, array in (
-        ("labels", draw.labels),
-        ("rotations", draw.rotations.numpy()),
-        ("shifts_px", draw.shifts_px.numpy()),
-    ):
+        np.savez(name, xyz=xyz, weight=weight, sigma=np.float32(sigma))
+    arrays = {
+        "labels": draw.labels,
+        "rotations": draw.rotations.numpy(),
+        "shifts_px": draw.shifts_px.numpy(),
+    }
+    for key, array in arrays.items():
         with atomic_path(folder / f"{key}.npy") as name:
             np.save(name, array)
-    for s in np.unique(np.linspace(0, len(molecule.xyz) - 1, 8).round().astype(int)):
-        v = gaussian_volume(
-            torch.tensor(molecule.xyz[s], dtype=torch.float32),
-            torch.tensor(molecule.weight, dtype=torch.float32),
-            SIGMA_PX * pixel_size,
-            box,
-            pixel_size,
-        )
+    for s in np.unique(np.linspace(0, len(xyz) - 1, 8).round().astype(int)):
+        v = gaussian_volume(torch.tensor(xyz[s]), torch.tensor(weight), sigma, box, pixel_size)
         write_map(folder / f"vol_{s:03d}.mrc", v, pixel_size)
 
-# %% ../../nbs/imaging/06_simulator.ipynb #8092b83b
+
 def simulate(
     out,  # folder to make
     preset="arm",  # "arm", "spike", a file of atoms (.npz, .pdb, .cif), or a `Molecule`
     n: int = 4000,  # particles
     box: int = 64,  # pixels
-    pixel_size: float
-    | None = None,  # A; by default the preset's field of view (arm 96 A, spike 144 A) divided by box
+    pixel_size: float | None = None,  # A; default the preset's field (arm 96 A, spike 144 A) / box
     snr: float = 0.1,  # variance of the CTF-modulated signal / variance of the noise
     shift_px: float = 0.0,  # shifts are uniform in +-shift_px
     seed: int = 0,
     overwrite: bool = False,
-    pose_noise: float = 0.0,  # rad^2; the star file's rotations are off by an axis-angle vector of this variance (the paper: 0.1)
-    shift_noise_px: float = 0.0,  # the star file's shifts are off by up to this (the paper: 5); the true poses stay in truth/
+    pose_noise: float = 0.0,  # rad^2, variance of the star file's rotations (the paper: 0.1)
+    shift_noise_px: float = 0.0,  # error of the star file's shifts, at most (the paper: 5)
 ) -> Path:  # OUT/particles.star
-    "Write a particle set with ground truth: particles.star, particles.mrcs, truth/. The same arguments give the same files. `InputError` if `out` holds something."
+    """Write a particle set with ground truth: particles.star, particles.mrcs, truth/.
+
+    The same arguments give the same files; the true poses stay in truth/. `InputError` if `out`
+    holds something.
+    """
     molecule, draw, pixel_size = _scaled(preset, n, box, pixel_size, snr, shift_px, seed)
     given = perturb_poses(draw, pose_noise, shift_noise_px, seed)
     out = new_folder(out, overwrite)
     rng = np.random.default_rng([seed, 1])
-    noisy = (
-        form_images(clean, None, 1.0, rng).numpy()
-        for clean in clean_images(molecule, draw, box, pixel_size, SIGMA_PX * pixel_size)
-    )
+    clean = clean_images(molecule, draw, box, pixel_size, SIGMA_PX * pixel_size)
+    noisy = (form_images(images, None, 1.0, rng).numpy() for images in clean)
     _write_truth(out / "truth", molecule, draw, box, pixel_size)
     write_stack(out / "particles.mrcs", noisy, pixel_size, n)
-    _write_star(
-        out / "particles.star", "particles.mrcs", given, box, pixel_size, seed
-    )  # last: a set with a star file is complete
-    return out / "particles.star"
+    star = out / "particles.star"  # last: a set with a star file is complete
+    _write_star(star, "particles.mrcs", given, box, pixel_size, seed)
+    return star
 
 # %% ../../nbs/imaging/06_simulator.ipynb #47241ce3
-def simulate_motion(out, a, b, frames: int = 50, tolerance: float = 2.0, **options) -> Path:
-    "`simulate` a molecule on its way from structure `a` to `b`; `options` as there. Warns of what was decided when matching."
+def simulate_motion(
+    out,  # folder to make
+    a,  # coordinate file (.pdb, .cif) of the first conformation
+    b,  # of the second
+    frames: int = 50,  # conformations, both ends among them
+    tolerance: float = 2.0,  # A, misfit within a rigid body
+    **options,  # as for `simulate`
+) -> Path:  # OUT/particles.star
+    """`simulate` a molecule on its way from structure `a` to `b`.
+
+    Warns of what was decided when matching; truth/motion.json says what moves.
+    """
     motion = morph(a, b, frames, tolerance)
     for note in motion.notes:
         warnings.warn(note, UserWarning, stacklevel=1)
     star = simulate(out, motion.molecule, **options)
+    told = {
+        "frames": frames,
+        "misfit_A": motion.misfit,
+        "notes": motion.notes,
+        "domains": describe(motion),
+    }
     with atomic_path(star.parent / "truth" / "motion.json") as name:
-        Path(name).write_text(
-            json.dumps(
-                dict(
-                    frames=frames,
-                    misfit_A=motion.misfit,
-                    notes=motion.notes,
-                    domains=describe(motion),
-                ),
-                indent=1,
-            )
-        )
+        Path(name).write_text(json.dumps(told, indent=1))
     return star
