@@ -21,7 +21,7 @@ def sphere_mask(box: int, radius_px: float) -> torch.Tensor:
 
 
 def _distance(mask) -> torch.Tensor:
-    "Distance of each voxel to the nearest one inside the mask, in pixels; infinite if the mask is empty."
+    "Distance (px) of each voxel to the nearest one inside the mask; infinite if that is empty."
     mask = np.asarray(mask, dtype=bool)
     if not mask.any():
         return torch.full(mask.shape, torch.inf)
@@ -50,7 +50,10 @@ def largest_components(
     fraction: float = 0.02,  # of the largest piece
     min_voxels: int = 1,
 ) -> torch.Tensor:
-    "The connected pieces (faces, edges or corners touching) of at least `fraction` of the largest one and `min_voxels`; the largest always stays."
+    """The connected pieces (faces, edges or corners touching) that are large enough.
+
+    At least `fraction` of the largest one and `min_voxels`; the largest always stays.
+    """
     labels, count = ndimage.label(np.asarray(mask, dtype=bool), structure=np.ones((3, 3, 3)))
     if not count:
         return torch.zeros(labels.shape, dtype=torch.bool)
@@ -66,9 +69,8 @@ def noise_level(
     region=None,  # (D, D, D) bool, where to look, default everywhere
 ) -> tuple[float, float]:
     "Robust (level, standard deviation) of the empty part of a map that is less than half full."
-    values = (
-        np.asarray(volume)[np.asarray(region)] if region is not None else np.asarray(volume).ravel()
-    )
+    values = np.asarray(volume)
+    values = values.ravel() if region is None else values[np.asarray(region)]
     level = np.median(values)
     return float(level), float(1.4826 * np.median(level - values[values <= level]))
 
@@ -77,15 +79,15 @@ def support_from_map(
     volume,  # (D, D, D) noisy average density, positive
     pixel_size: float = 1.0,  # A
     resolution: float | None = None,  # A of the low-pass, default 12 A and at least 6 pixels
-    thresholds: tuple = (
-        4.0,
-        2.0,
-    ),  # noise deviations where a piece starts, and to which it continues
+    thresholds: tuple = (4.0, 2.0),  # noise deviations where a piece starts, where it ends
     grow_px: float = 3.0,  # dilation
     fraction: float = 0.01,  # of the largest piece: smaller ones are specks
     floor: float = 0.02,  # of the peak: lowest density that counts
-) -> torch.Tensor:
-    "A generous boolean support (D, D, D) inside the inscribed ball. `InputError` if nothing stands out of the noise."
+) -> torch.Tensor:  # (D, D, D) bool
+    """A generous support inside the inscribed ball.
+
+    `InputError` if nothing stands out of the noise.
+    """
     volume = torch.as_tensor(np.asarray(volume), dtype=torch.float32)
     box = volume.shape[-1]
     resolution = resolution or max(12.0, 6 * pixel_size)
@@ -93,14 +95,21 @@ def support_from_map(
     level, spread = noise_level(smooth, ball)
     peak = smooth[ball].max().item() - level
     sure, likely = ((smooth > level + max(t * spread, floor * peak)) & ball for t in thresholds)
+    speck = 0.5 * (resolution / pixel_size / 2) ** 3  # voxels of one of filtered noise
+    pieces = largest_components(_continued(sure, likely), fraction, int(speck))
+    support = dilate(pieces, grow_px) & ball
+    if not support.any() or peak <= 1e-6 * volume.abs().max():
+        raise InputError(
+            f"support: expected density above {thresholds[0]:g} noise deviations, found none; "
+            "check contrast (--invert), poses and CTF, or lower the thresholds"
+        )
+    return support
+
+
+def _continued(sure: torch.Tensor, likely: torch.Tensor) -> np.ndarray:
+    "The connected pieces of `likely` (D, D, D) that hold a voxel of `sure`."
     labels, count = ndimage.label(likely.numpy(), structure=np.ones((3, 3, 3)))
     started = np.zeros(count + 1, dtype=bool)
     started[labels[sure.numpy()]] = True
     started[0] = False
-    blob = 0.5 * (resolution / pixel_size / 2) ** 3  # voxels of a speck of filtered noise
-    support = dilate(largest_components(started[labels], fraction, int(blob)), grow_px) & ball
-    if not support.any() or peak <= 1e-6 * volume.abs().max():
-        raise InputError(
-            f"support: expected density above {thresholds[0]:g} noise deviations, found none; check contrast (--invert), poses and CTF, or lower the thresholds"
-        )
-    return support
+    return started[labels]

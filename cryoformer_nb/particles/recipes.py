@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import starfile
+from numpy.lib.recfunctions import repack_fields
 
 from ..core.conventions import InputError
 from ..core.files import write_stack
@@ -21,7 +21,9 @@ from ..imaging.simulator import simulate, simulate_motion
 from ..imaging.structures import write_residues
 from .cryodrgn import write_pickles
 from .cryosparc import write_cs
-from .particles import load_particles
+from .particles import Particles, load_particles
+from .star import write_table
+from .table import ANGLES, ORIGINS_PX, Table
 
 # %% ../../nbs/particles/09_recipes.ipynb #ccafef61
 class Recipe(NamedTuple):
@@ -31,14 +33,14 @@ class Recipe(NamedTuple):
     n: int  # images
     box: int  # pixels
     pixel_size: float  # A
-    snr: tuple = ()  # the paper's signal-to-noise ratios, the first is the default; empty for deposited sets
+    snr: tuple = ()  # the paper's, the first is the default; empty for deposited sets
     structures: tuple = ()  # Protein Data Bank entries at both ends of the motion
     molecule: str = ""  # or a preset of the simulator
     frames: int = 0  # conformations on the way between the structures
     small: tuple = ()  # images, box at the small size
-    reads: dict = {}  # arguments of `load_particles`, for deposited sets; {data} is the folder of the downloads
+    reads: dict = {}  # arguments of `load_particles` for deposited sets; {data}: the downloads
 
-
+# %% ../../nbs/particles/09_recipes.ipynb #1227ec45
 #: The data sets of the paper, by name.
 RECIPES = {
     "pedv": Recipe(
@@ -100,16 +102,20 @@ RECIPES = {
 def _ends(name: str, files) -> list:
     "The two structure files of a recipe; `InputError` says how to get them."
     wanted, files = RECIPES[name].structures, [f for f in files if f]
-    missing = [f for f in files if not Path(f).is_file()]
+    missing = [str(f) for f in files if not Path(f).is_file()]
     if len(files) == 2 and not missing:
         return files
+    found = f"{len(files)} files" if files else "none"
+    if missing:
+        found = "no " + ", no ".join(missing)
     get = " && ".join(f"curl -O https://files.rcsb.org/download/{entry}.cif" for entry in wanted)
     raise InputError(
-        f"{name}: expected the structures {' and '.join(wanted)} as files, found {'no ' + ', no '.join(map(str, missing)) if missing else f'{len(files)} files' if files else 'none'}; "
-        f"where there is a network run '{get}', then add --from {wanted[0]}.cif --to {wanted[1]}.cif"
+        f"{name}: expected the structures {' and '.join(wanted)} as files, found {found}; "
+        f"where there is a network run '{get}', "
+        f"then add --from {wanted[0]}.cif --to {wanted[1]}.cif"
     )
 
-
+# %% ../../nbs/particles/09_recipes.ipynb #f7e3b32d
 def recipe(
     name: str,  # a simulated set of `RECIPES`
     out,  # folder to make
@@ -117,31 +123,39 @@ def recipe(
     small: bool = False,  # fewer and smaller images over the same field of view
     **options,  # as for `simulate`; they go before the recipe's
 ) -> Path:  # OUT/particles.star
-    "Make a simulated set of the paper. `InputError` for a deposited one, which is downloaded, and for missing structures."
+    """Make a simulated set of the paper.
+
+    `InputError` for a deposited one, which is downloaded, and for missing structures.
+    """
     if name not in RECIPES:
         raise InputError(
-            f"{name}: expected a recipe ({', '.join(RECIPES)}), found none of this name; check the name"
+            f"{name}: expected a recipe ({', '.join(RECIPES)}), found none of this name; "
+            "check the name"
         )
     r = RECIPES[name]
     if r.reads:
         raise InputError(
-            f"{name}: expected a set to simulate, found one of deposited images; its commands are in datasets/{name}/README.md"
+            f"{name}: expected a set to simulate, found one of deposited images; "
+            f"its commands are in datasets/{name}/README.md"
         )
-    if small:
-        r = r._replace(n=r.small[0], box=r.small[1], pixel_size=r.pixel_size * r.box / r.small[1])
-    given = {k: v for k, v in options.items() if v is not None}
-    if "box" in given:
-        given.setdefault("pixel_size", r.pixel_size * r.box / given["box"])
-    settings = dict(n=r.n, box=r.box, pixel_size=r.pixel_size, snr=r.snr[0]) | given
+    settings = _settings(r, small, {k: v for k, v in options.items() if v is not None})
+    frames = settings.pop("frames", r.frames)
     if r.structures:
-        frames = settings.pop("frames", r.frames)
         return simulate_motion(out, *_ends(name, files), frames, **settings)
     if files and any(files):
         raise InputError(
-            f"{name}: expected no structures, found {', '.join(str(f) for f in files if f)}; this set has a molecule of its own"
+            f"{name}: expected no structures, found {', '.join(str(f) for f in files if f)}; "
+            "this set has a molecule of its own"
         )
-    settings.pop("frames", None)
     return simulate(out, r.molecule, **settings)
+
+
+def _settings(r: Recipe, small: bool, given: dict) -> dict:
+    "Arguments of `simulate`: those given, else the recipe's, over the recipe's field of view."
+    n, box = r.small if small else (r.n, r.box)
+    box = given.get("box", box)
+    pixel_size = r.pixel_size if box == r.box else r.pixel_size * r.box / box
+    return dict(n=n, box=box, pixel_size=pixel_size, snr=r.snr[0]) | given
 
 # %% ../../nbs/particles/09_recipes.ipynb #3d603cfc
 _OPTIONS = {
@@ -162,37 +176,49 @@ def _reads(name: str, data) -> dict:
     }
 
 
-def read_recipe(name: str, data, **options):
-    "The particles of a deposited set, downloaded to the folder `data`; `options` as for `load_particles`."
+def read_recipe(name: str, data, **options) -> Particles:
+    "A deposited set, downloaded to the folder `data`; `options` as for `load_particles`."
     return load_particles(**_reads(name, data) | options)
 
 # %% ../../nbs/particles/09_recipes.ipynb #1ee2a1e0
-def commands(name: str, data="DATA", run="RUN", small: bool = False) -> list:
-    "The command lines from files to a run and its report; `data` is the folder of the downloads or of the simulated set."
-    r, size = RECIPES[name], " --small" if small else ""
-    if r.reads:
-        reads = _reads(name, data)
-        options = "".join(
-            f" {_OPTIONS[key]} {value}" for key, value in reads.items() if key != "path"
-        )
-        lines = [
-            f"cryoformer train {reads['path']}{options} --box {64 if small else 128} --out {run}"
-        ]
+def commands(
+    name: str,
+    data="DATA",  # folder of the downloads, or of the simulated set
+    run="RUN",
+    small: bool = False,
+) -> list:
+    "The command lines from files to a run and its report."
+    if RECIPES[name].reads:
+        lines, truth = _deposited(name, data, run, small), ""
     else:
-        files = "".join(f" --{end} {entry}.cif" for end, entry in zip(("from", "to"), r.structures))
-        lines = [
-            f"cryoformer simulate {data} --preset {name}{files}{size}",
-            f"cryoformer train {data}/particles.star --out {run}",
-            f"cryoformer score {run} --truth {data}/truth",
-        ]
+        lines, truth = _simulated(name, data, run, small), f" --truth {data}/truth"
     return lines + [
         f"cryoformer volumes {run} --out {run}/volumes",
-        f"cryoformer report {run}" + ("" if r.reads else f" --truth {data}/truth"),
+        f"cryoformer report {run}{truth}",
+    ]
+
+
+def _deposited(name: str, data, run, small: bool) -> list:
+    "The training on downloads."
+    reads = _reads(name, data)
+    options = [f" {_OPTIONS[key]} {value}" for key, value in reads.items() if key != "path"]
+    box = 64 if small else 128
+    return [f"cryoformer train {reads['path']}{''.join(options)} --box {box} --out {run}"]
+
+
+def _simulated(name: str, data, run, small: bool) -> list:
+    "The simulation, the training and its score."
+    ends = zip(("from", "to"), RECIPES[name].structures)
+    files = "".join(f" --{end} {entry}.cif" for end, entry in ends)
+    return [
+        f"cryoformer simulate {data} --preset {name}{files}{' --small' if small else ''}",
+        f"cryoformer train {data}/particles.star --out {run}",
+        f"cryoformer score {run} --truth {data}/truth",
     ]
 
 # %% ../../nbs/particles/09_recipes.ipynb #790edc31
 def _spikes() -> np.ndarray:
-    "Two conformations (2, 3 x 120 residues, 2, 3), A, of a trimer: chain by chain, its top domain last."
+    "Two conformations (2, 3 x 120 residues, 2, 3), A, of a trimer; top domains last in a chain."
     xyz = 1.6 * load_molecule("spike").xyz[[0, -1]].reshape(2, -1, 2, 3)
     axis = xyz[0, :270].reshape(3, -1, 3).mean((0, 1)) * [1, 1, 0]  # three-fold, along z
     chains = []
@@ -202,6 +228,73 @@ def _spikes() -> np.ndarray:
         chains += [(np.concatenate([xyz[:, :90], xyz[:, 330:]], 1) - axis) @ turn.T]
     return np.concatenate(chains, 1)
 
+# %% ../../nbs/particles/09_recipes.ipynb #066da0f1
+def _write_stacks(p: Particles, folder: Path, parts: list) -> list:
+    "Write the images, dark, into the stacks `parts` below the folder; their image names."
+    names = []
+    for part, rows in zip(parts, np.array_split(np.arange(len(p)), len(parts))):
+        write_stack(folder / part, -p.images(rows).numpy(), p.pixel_size)
+        names += [f"{k + 1:06d}@{part}" for k in range(len(rows))]
+    return names
+
+
+def _write_old(p: Particles, path: Path, names: list, keep: list, **columns) -> None:
+    "A table of RELION before 3.1 with the CTF, the columns `keep` and others."
+    table = p.table[["rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle", *keep]].assign(
+        rlnImageName=names, rlnVoltage=300.0, rlnSphericalAberration=2.7, rlnAmplitudeContrast=0.1
+    )
+    write_table(Table(path, table.assign(**columns), block=""), path)
+
+
+def _write_filter(p: Particles, folder: Path) -> None:
+    "Every second particle, as cryoDRGN keeps the choice."
+    (folder / "filtered.ind.pkl").write_bytes(pickle.dumps(np.arange(0, len(p), 2)))
+
+
+def _facts(p: Particles) -> tuple:
+    "What `write_cs` and `write_pickles` write of each particle."
+    return p.rotations, p.shifts_px, p.ctf_params, p.box, p.pixel_size
+
+# %% ../../nbs/particles/09_recipes.ipynb #c18b2711
+def _as_10028(p: Particles, folder: Path) -> None:
+    "Two folders of stacks, a star file without poses; poses as .cs, CTF as pickle."
+    base = folder / "10028" / "data" / "Particles"
+    names = _write_stacks(p, base, ["MRC_0601/a_particles.mrcs", "MRC_1901/b_particles.mrcs"])
+    size = dict(rlnDetectorPixelSize=p.pixel_size, rlnMagnification=1e4)
+    _write_old(p, base / "shiny_2sets.star", names, [], **size)
+    imported = [f"{k + 1}@J1/imported/x.mrcs" for k in range(len(p))]
+    write_cs(folder / "cryosparc_P11_J4_003_particles.cs", imported, *_facts(p))
+    write_pickles(folder, *_facts(p))
+    (folder / "poses.pkl").unlink()
+    _write_filter(p, folder)
+
+
+def _as_10180(p: Particles, folder: Path) -> None:
+    "A consensus refinement of RELION 2, without a pixel size."
+    base = folder / "10180" / "data"
+    names = _write_stacks(p, base, ["Particles/part_1.mrcs", "Particles/part_2.mrcs"])
+    origins = dict(zip(ORIGINS_PX, p.shifts_px.T.numpy()))
+    keep = [*ANGLES, "rlnRandomSubset"]
+    _write_old(p, base / "Example" / "consensus_data.star", names, keep, **origins)
+    _write_filter(p, folder)
+
+
+def _as_10345(p: Particles, folder: Path) -> None:
+    "A refinement of cryoSPARC: poses in one file, images and CTF in the other."
+    stacks = ["J12/extract/a_particles.mrc", "J12/extract/b_particles.mrc"]
+    names = _write_stacks(p, folder, stacks)
+    whole = np.load(write_cs(folder / "all.cs", names, *_facts(p)))
+    poses = [name for name in whole.dtype.names if name.startswith("align")]
+    others = [name for name in whole.dtype.names if name not in poses and name != "uid"]
+    parts = {"particles.cs": poses, "passthrough_particles.cs": others}
+    for file, fields in parts.items():
+        with open(folder / file, "wb") as out:
+            np.save(out, repack_fields(whole[["uid", *fields]]))
+    (folder / "all.cs").unlink()
+
+# %% ../../nbs/particles/09_recipes.ipynb #dc3a9a63
+_LAYOUTS = {"empiar_10028": _as_10028, "empiar_10180": _as_10180, "empiar_10345": _as_10345}
+
 
 def stand_in(
     name: str,  # a recipe that needs files
@@ -209,8 +302,8 @@ def stand_in(
     n: int = 200,  # images of a deposited set
     box: int = 32,  # pixels
     seed: int = 0,
-) -> Path:
-    "Files with the names and the layout that the recipe's commands expect, of a simulated molecule. Returns the folder."
+) -> Path:  # the folder
+    "Files with the names and layout that the recipe's commands expect, of a simulated molecule."
     folder, r = Path(folder), RECIPES[name]
     folder.mkdir(parents=True, exist_ok=True)
     if r.structures:
@@ -219,91 +312,10 @@ def stand_in(
         return folder
     if not r.reads:
         raise InputError(
-            f"{name}: expected a recipe that needs files, found one that makes its own; there is nothing to stand in for"
+            f"{name}: expected a recipe that needs files, found one that makes its own; "
+            "there is nothing to stand in for"
         )
     star = simulate(folder / "made", n=n, box=box, snr=0.5, shift_px=1.0, seed=seed)
-    {"empiar_10028": _as_10028, "empiar_10180": _as_10180, "empiar_10345": _as_10345}[name](
-        load_particles(star, invert=False), folder
-    )
+    _LAYOUTS[name](load_particles(star, invert=False), folder)
     shutil.rmtree(folder / "made")
     return folder
-
-
-def _old_table(p, names: list, poses: bool):
-    "The table of RELION before 3.1, dark particles' stacks under `names`."
-    keep = ["rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle"] + (
-        ["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi", "rlnRandomSubset"] if poses else []
-    )
-    table = p.table[keep].assign(
-        rlnImageName=names, rlnVoltage=300.0, rlnSphericalAberration=2.7, rlnAmplitudeContrast=0.1
-    )
-    return (
-        table.assign(rlnOriginX=p.shifts_px[:, 0].numpy(), rlnOriginY=p.shifts_px[:, 1].numpy())
-        if poses
-        else table
-    )
-
-# %% ../../nbs/particles/09_recipes.ipynb #066da0f1
-def _stacks(p, folder: Path, parts: list) -> list:
-    "Write the images, dark, into the stacks `parts` below the folder; return image names relative to it."
-    names = []
-    for part, rows in zip(parts, np.array_split(np.arange(len(p)), len(parts))):
-        write_stack(folder / part, -p.images(rows).numpy(), p.pixel_size)
-        names += [f"{k + 1:06d}@{part}" for k in range(len(rows))]
-    return names
-
-
-def _filter(p, folder: Path):
-    (folder / "filtered.ind.pkl").write_bytes(pickle.dumps(np.arange(0, len(p), 2)))
-
-
-def _as_10028(p, folder: Path):
-    "Stacks in two folders, a star file without poses; poses from a cryoSPARC refinement, CTF as cryoDRGN's pickle."
-    base = folder / "10028" / "data" / "Particles"
-    names = _stacks(p, base, ["MRC_0601/a_particles.mrcs", "MRC_1901/b_particles.mrcs"])
-    starfile.write(
-        _old_table(p, names, False).assign(rlnDetectorPixelSize=p.pixel_size, rlnMagnification=1e4),
-        base / "shiny_2sets.star",
-    )
-    write_cs(
-        folder / "cryosparc_P11_J4_003_particles.cs",
-        [f"{k + 1}@J1/imported/x.mrcs" for k in range(len(p))],
-        p.rotations,
-        p.shifts_px,
-        p.ctf_params,
-        p.box,
-        p.pixel_size,
-    )
-    write_pickles(folder, p.rotations, p.shifts_px, p.ctf_params, p.box, p.pixel_size)
-    (folder / "poses.pkl").unlink()
-    _filter(p, folder)
-
-
-def _as_10180(p, folder: Path):
-    "A consensus refinement of RELION 2, without a pixel size."
-    base = folder / "10180" / "data"
-    names = _stacks(p, base, ["Particles/part_1.mrcs", "Particles/part_2.mrcs"])
-    (base / "Example").mkdir()
-    starfile.write(_old_table(p, names, True), base / "Example" / "consensus_data.star")
-    _filter(p, folder)
-
-
-def _as_10345(p, folder: Path):
-    "A refinement of cryoSPARC: poses in one file, images and CTF in the other."
-    from numpy.lib.recfunctions import repack_fields
-
-    names = _stacks(p, folder, ["J12/extract/a_particles.mrc", "J12/extract/b_particles.mrc"])
-    whole = np.load(
-        write_cs(
-            folder / "all.cs", names, p.rotations, p.shifts_px, p.ctf_params, p.box, p.pixel_size
-        )
-    )
-    for file, mine in (
-        ("particles.cs", lambda k: k.startswith("align")),
-        ("passthrough_particles.cs", lambda k: not k.startswith("align")),
-    ):
-        with open(folder / file, "wb") as out:
-            np.save(
-                out, repack_fields(whole[[k for k in whole.dtype.names if k == "uid" or mine(k)]])
-            )
-    (folder / "all.cs").unlink()
