@@ -11,6 +11,7 @@ import os
 import shutil
 import warnings
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,9 +23,10 @@ from .conventions import InputError, check_box
 # %% ../../nbs/core/04_files.ipynb #360432d3
 @contextmanager
 def atomic_path(path) -> Path:
-    """Yield a temporary name beside `path`; it becomes `path` when the block succeeds and is removed when it fails.
+    """Yield a temporary name beside `path`: `path` itself after success, removed after failure.
 
-    Missing parent folders are made. A full disk, missing rights and other failures of the system become an `InputError` that names `path`.
+    Missing parent folders are made. A full disk, missing rights and other failures of the system
+    become an `InputError` that names `path`.
     """
     path = Path(path)
     temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
@@ -33,16 +35,16 @@ def atomic_path(path) -> Path:
         yield temporary
         os.replace(temporary, path)
     except BaseException as error:
-        full = (
-            isinstance(error, RuntimeError) and shutil.disk_usage(path.parent).free < 1 << 20
-        )  # torch.save reports a full disk this way
+        # torch.save reports a full disk as a RuntimeError
+        full = isinstance(error, RuntimeError) and shutil.disk_usage(path.parent).free < 1 << 20
         try:
             temporary.unlink(missing_ok=True)
         except OSError:
             pass
         if isinstance(error, OSError) or full:
+            found = getattr(error, "strerror", None) or error
             raise InputError(
-                f"{path}: expected to write this file, found '{getattr(error, 'strerror', None) or error}'; "
+                f"{path}: expected to write this file, found '{found}'; "
                 "free disk space, check the rights, or choose another place"
             ) from error
         raise
@@ -57,12 +59,12 @@ class MrcInfo(NamedTuple):
     axes: tuple  # which of x=1, y=2, z=3 is the fastest, middle and slowest index of the file
 
 # %% ../../nbs/core/04_files.ipynb #c744a89b
+#: Bytes of a value by the header's mode.
 _BYTES = {0: 1, 1: 2, 2: 4, 6: 2, 12: 2}
 
 
-def mrc_info(path) -> MrcInfo:
-    "Read the header of an MRC file; `InputError` if it is missing, no MRC file, of an unknown mode, or shorter than its header says."
-    path = Path(path)
+def _header_of(path: Path):
+    "The header of an MRC file in the byte order that makes sense of it. `InputError` without one."
     try:
         raw = np.fromfile(path, mrcfile.dtypes.HEADER_DTYPE, 1)
     except OSError as error:
@@ -71,30 +73,37 @@ def mrc_info(path) -> MrcInfo:
         ) from error
     if not len(raw):
         raise InputError(
-            f"{path}: expected an MRC file, found fewer bytes than its header of 1024 needs; copy the file again"
+            f"{path}: expected an MRC file, found fewer bytes than its header of 1024 needs; "
+            "copy the file again"
         )
-    h = raw[0] if 0 <= raw[0]["mode"] < 256 else raw.view(raw.dtype.newbyteorder())[0]
-    shape = tuple(int(h[k]) for k in ("nz", "ny", "nx"))
-    if int(h["mode"]) not in _BYTES or min(shape) < 1:
+    return raw[0] if 0 <= raw[0]["mode"] < 256 else raw.view(raw.dtype.newbyteorder())[0]
+
+
+def mrc_info(path) -> MrcInfo:
+    """Read the header of an MRC file.
+
+    `InputError` if it is missing, no MRC file, of an unknown mode, or shorter than its header says.
+    """
+    path = Path(path)
+    h = _header_of(path)
+    mode, shape = int(h["mode"]), tuple(int(h[k]) for k in ("nz", "ny", "nx"))
+    if mode not in _BYTES or min(shape) < 1:
         raise InputError(
-            f"{path}: expected an MRC file of mode 0, 1, 2, 6 or 12, found mode {h['mode']} and shape {shape}; is it another format?"
+            f"{path}: expected an MRC file of mode 0, 1, 2, 6 or 12, found mode {h['mode']} and "
+            f"shape {shape}; is it another format?"
         )
-    expected = (
-        1024 + int(h["nsymbt"]) + int(np.prod(shape, dtype=np.int64)) * _BYTES[int(h["mode"])]
-    )
-    if path.stat().st_size < expected:
+    values = int(np.prod(shape, dtype=np.int64))
+    expected, found = 1024 + int(h["nsymbt"]) + values * _BYTES[mode], path.stat().st_size
+    if found < expected:
         raise InputError(
-            f"{path}: expected {expected} bytes for {shape[0]} x {shape[1]} x {shape[2]} values, found {path.stat().st_size}: "
-            "the file is truncated; copy or extract it again"
+            f"{path}: expected {expected} bytes for {shape[0]} x {shape[1]} x {shape[2]} values, "
+            f"found {found}: the file is truncated; copy or extract it again"
         )
     pixel = float(h["cella"]["x"]) / int(h["mx"]) if h["mx"] > 0 else 0.0
+    if not (np.isfinite(pixel) and pixel > 0):
+        pixel = 0.0
     axes = tuple(int(h[k]) for k in ("mapc", "mapr", "maps"))
-    return MrcInfo(
-        shape,
-        int(h["mode"]),
-        pixel if np.isfinite(pixel) and pixel > 0 else 0.0,
-        axes if sorted(axes) == [1, 2, 3] else (1, 2, 3),
-    )
+    return MrcInfo(shape, mode, pixel, axes if sorted(axes) == [1, 2, 3] else (1, 2, 3))
 
 # %% ../../nbs/core/04_files.ipynb #cf50148e
 def _header(
@@ -114,42 +123,53 @@ def _header(
     return h.tobytes()
 
 # %% ../../nbs/core/04_files.ipynb #7ea33843
+@dataclass
+class _Totals:
+    "What the header says of values that pass by once."
+
+    shape: tuple | None = None  # (y, x) of an image
+    n: int = 0  # images
+    total: float = 0.0
+    squares: float = 0.0
+    low: float = np.inf
+    high: float = -np.inf
+
+    def add(self, chunk: np.ndarray) -> None:
+        "Count (k, y, x) values in."
+        self.shape, self.n = chunk.shape[1:], self.n + len(chunk)
+        self.total += chunk.sum(dtype=np.float64)
+        self.squares += np.square(chunk, dtype=np.float64).sum()
+        self.low, self.high = min(self.low, chunk.min()), max(self.high, chunk.max())
+
+    def header(self, pixel_size: float, volume: bool) -> bytes:
+        "The header of all of them."
+        values = self.n * self.shape[0] * self.shape[1]
+        mean = self.total / values
+        std = max(self.squares / values - mean * mean, 0) ** 0.5
+        shape = (self.n, *self.shape)
+        return _header(shape, pixel_size, volume, self.low, self.high, mean, std)
+
+
 def _write_mrc(path, chunks, pixel_size: float, volume: bool) -> Path:
     "Stream chunks (n, y, x) of one image size into an MRC file."
-    n, shape, total, squares, low, high = 0, None, 0.0, 0.0, np.inf, -np.inf
-    with (
-        atomic_path(path) as name,
-        open(name, "wb") as file,
-        np.errstate(invalid="ignore", over="ignore"),
-    ):
+    totals = _Totals()
+    quiet = np.errstate(invalid="ignore", over="ignore")
+    with atomic_path(path) as name, open(name, "wb") as file, quiet:
         file.write(bytes(1024))
         for chunk in chunks:
             chunk = np.ascontiguousarray(chunk, dtype="<f4")
             chunk = chunk[None] if chunk.ndim == 2 else chunk
-            if shape not in (None, chunk.shape[1:]):
+            if totals.shape not in (None, chunk.shape[1:]):
                 raise InputError(
-                    f"{path}: expected images of {shape}, found {chunk.shape[1:]}; write one size a stack"
+                    f"{path}: expected images of {totals.shape}, found {chunk.shape[1:]}; "
+                    "write one size a stack"
                 )
-            shape, n = chunk.shape[1:], n + len(chunk)
-            total += chunk.sum(dtype=np.float64)
-            squares += np.square(chunk, dtype=np.float64).sum()
-            low, high = min(low, chunk.min()), max(high, chunk.max())
+            totals.add(chunk)
             file.write(chunk.data)
-        if not n:
+        if not totals.n:
             raise InputError(f"{path}: expected at least one image to write, found none")
-        mean = total / (n * shape[0] * shape[1])
         file.seek(0)
-        file.write(
-            _header(
-                (n, *shape),
-                pixel_size,
-                volume,
-                low,
-                high,
-                mean,
-                max(squares / (n * shape[0] * shape[1]) - mean * mean, 0) ** 0.5,
-            )
-        )
+        file.write(totals.header(pixel_size, volume))
     return Path(path)
 
 # %% ../../nbs/core/04_files.ipynb #faa05b53
@@ -171,17 +191,18 @@ def write_stack(
     pixel_size: float,  # A
     n: int | None = None,  # the number of images to expect, checked where given
 ) -> Path:
-    "Write an image stack as MRC mode 2, streaming if `images` is an iterator; `InputError` if `n` images were expected and others came."
-    counted = [0]
+    """Write an image stack as MRC mode 2, streaming if `images` is an iterator.
+
+    `InputError` if `n` images were expected and others came.
+    """
 
     def checked():
+        found = 0
         for chunk in images:
-            counted[0] += len(chunk) if np.ndim(chunk) == 3 else 1
+            found += len(chunk) if np.ndim(chunk) == 3 else 1
             yield chunk
-        if n is not None and counted[0] != n:
-            raise InputError(
-                f"{path}: expected {n} images, found {counted[0]}; nothing was written"
-            )
+        if n is not None and found != n:
+            raise InputError(f"{path}: expected {n} images, found {found}; nothing was written")
 
     return _write_mrc(path, checked(), pixel_size, volume=False)
 
@@ -190,15 +211,17 @@ def read_map(
     path,
     any_box: bool = False,  # also accept odd and non-cubic maps
 ) -> tuple[np.ndarray, float]:
-    """Return (volume float32 (z, y, x), pixel size in A) of an MRC map, its axes put in the order z, y, x.
+    """Return (volume float32 (z, y, x), pixel size in A) of an MRC map, its axes put in that order.
 
-    A header without pixel size gives 1.0 and a warning. `InputError` for non-cubic or odd boxes, truncated files and values that are not finite.
+    A header without pixel size gives 1.0 and a warning. `InputError` for non-cubic or odd boxes,
+    truncated files and values that are not finite.
     """
     info = mrc_info(path)
     if not any_box:
         if len(set(info.shape)) > 1:
             raise InputError(
-                f"{path}: expected a cubic map, found {' x '.join(map(str, info.shape))} (z y x); pad it to a cube"
+                f"{path}: expected a cubic map, found {' x '.join(map(str, info.shape))} (z y x); "
+                "pad it to a cube"
             )
         check_box(info.shape[0], str(path))
     with warnings.catch_warnings():
@@ -210,33 +233,40 @@ def read_map(
             f"{path}: expected finite values, found NaN or infinity; recompute the map"
         )
     if not info.pixel_size:
-        warnings.warn(f"{path}: the header holds no pixel size, 1 A is assumed")
+        warnings.warn(f"{path}: the header holds no pixel size, 1 A is assumed", stacklevel=2)
     slow_to_fast = info.axes[::-1]
-    return np.ascontiguousarray(
-        volume.transpose([slow_to_fast.index(k) for k in (3, 2, 1)])
-    ), info.pixel_size or 1.0
+    ordered = volume.transpose([slow_to_fast.index(k) for k in (3, 2, 1)])
+    return np.ascontiguousarray(ordered), info.pixel_size or 1.0
 
 # %% ../../nbs/core/04_files.ipynb #c90b73f8
 _MARKER = ".cryoformer_nb"
 
 
 def check_folder(path, overwrite: bool = False) -> Path:
-    "`InputError` if `path` holds something, unless `overwrite` is given and this package made it; touches nothing."
+    """`InputError` if `path` holds something; touches nothing.
+
+    Unless `overwrite` is given and this package made the folder.
+    """
     path = Path(path)
     if path.is_dir() and any(path.iterdir()):
         if not overwrite:
             raise InputError(
-                f"{path}: expected a new or empty folder, found an existing result; choose another name or give --overwrite"
+                f"{path}: expected a new or empty folder, found an existing result; "
+                "choose another name or give --overwrite"
             )
         if not (path / _MARKER).exists():
             raise InputError(
-                f"{path}: expected a folder written by cryoformer_nb to overwrite, found other files; remove them yourself or choose another name"
+                f"{path}: expected a folder written by cryoformer_nb to overwrite, found other "
+                "files; remove them yourself or choose another name"
             )
     return path
 
 
 def new_folder(path, overwrite: bool = False) -> Path:
-    "Make an empty folder, or with `overwrite` empty one; `InputError` as `check_folder`, and if the system refuses."
+    """Make an empty folder, or with `overwrite` empty one.
+
+    `InputError` as `check_folder`, and if the system refuses.
+    """
     path = check_folder(path, overwrite)
     try:
         if path.is_dir() and any(path.iterdir()):
@@ -245,7 +275,8 @@ def new_folder(path, overwrite: bool = False) -> Path:
         (path / _MARKER).touch()
     except OSError as error:
         raise InputError(
-            f"{path}: expected to make this folder, found '{error.strerror or error}'; choose another place"
+            f"{path}: expected to make this folder, found '{error.strerror or error}'; "
+            "choose another place"
         ) from error
     return path
 
