@@ -63,7 +63,8 @@ def test_adk_ends_are_the_structures_and_bonds_hold(adk):
     assert abs(move(superpose(pair.b, motion.xyz[-1]), pair.b) - motion.xyz[-1]).max() < 1e-9
     ours, lines = stretch(motion.xyz, motion.trace), stretch(straight(motion), motion.trace)
     print(
-        f"neighbouring CA, rms and largest deviation: {ours[0]:.3f} and {ours[1]:.2f} A, on straight lines {lines[0]:.3f} and {lines[1]:.2f} A"
+        f"neighbouring CA, rms and largest deviation: {ours[0]:.3f} and {ours[1]:.2f} A, on "
+        f"straight lines {lines[0]:.3f} and {lines[1]:.2f} A"
     )
     assert ours[0] < 0.04 and ours[1] < 0.4 and lines[0] > 3 * ours[0] and lines[1] > 1.5 * ours[1]
 
@@ -76,7 +77,8 @@ def test_adk_against_the_simulated_transition(adk, shared):
     way, lines = motion.xyz[:, motion.trace], straight(motion)[:, motion.trace]
     near = [np.array([min(rms(x, f) for f in frames) for x in some]) for some in (way, lines)]
     print(
-        f"CA RMSD to the nearest frame of the transition, mean over the way: {near[0].mean():.2f} A, on straight lines {near[1].mean():.2f} A"
+        "CA RMSD to the nearest frame of the transition, mean over the way: "
+        f"{near[0].mean():.2f} A, on straight lines {near[1].mean():.2f} A"
     )
     assert (
         near[0].max() < 2.0
@@ -88,7 +90,8 @@ def test_adk_against_the_simulated_transition(adk, shared):
         half, ends = [x[5][part] for x in (way, lines)], [x[part] for x in way[[0, -1]]]
         inner = [np.mean([rms(h, e) for e in ends]) for h in half]
         print(
-            f"domain {k}: half way {inner[0]:.2f} A from its shape at the ends, on straight lines {inner[1]:.2f} A (the ends differ by {rms(*ends):.2f} A)"
+            f"domain {k}: half way {inner[0]:.2f} A from its shape at the ends, on straight "
+            f"lines {inner[1]:.2f} A (the ends differ by {rms(*ends):.2f} A)"
         )
         assert inner[0] < 0.51 * rms(*ends) + 1e-6 < inner[1]
 

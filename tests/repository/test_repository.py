@@ -131,7 +131,7 @@ def test_modules_and_notebooks_are_one_to_one():
 
 
 #: Lines of an exported cell: 25 are plenty.
-MOST_LINES = 140
+MOST_LINES = 80
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS + TUTORIALS, ids=named)
