@@ -1,4 +1,4 @@
-"""The command line: what users type, and every kind of bad input the package promises to refuse in one line with exit status 2."""
+"""The command line: what users type, and bad input, refused in one line with exit status 2."""
 
 import json
 import os

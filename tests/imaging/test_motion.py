@@ -1,4 +1,4 @@
-"""Motion between two deposited structures: adenylate kinase, against the transition that molecular dynamics found."""
+"""Motion between two deposited structures of adenylate kinase, against molecular dynamics."""
 
 import json
 
@@ -31,7 +31,7 @@ def straight(motion):
 
 
 def stretch(way, trace):
-    "Root mean square and largest change of the distance of neighbours on the chain (A) against that between the ends."
+    "Changes (A) of the distance of neighbours on the chain against the ends: rms and largest."
     d = np.linalg.norm(np.diff(way[:, trace], axis=1), axis=-1)
     s = np.linspace(0, 1, len(way))[:, None]
     error = d - ((1 - s) * d[0] + s * d[-1])
@@ -39,7 +39,7 @@ def stretch(way, trace):
 
 
 def test_adk_domains_are_those_of_the_literature(adk):
-    "CORE, NMP (30 to 67) and LID (118 to 167); the boundaries of the literature differ by a few residues among themselves."
+    "CORE, NMP (30 to 67) and LID (118 to 167); the literature itself differs by a few residues."
     motion = morph(*adk, frames=2)
     number = np.array([int(n) for _, n in motion.names])
     lid, nmp = (motion.domains == k for k in (1, 2))
@@ -70,8 +70,9 @@ def test_adk_ends_are_the_structures_and_bonds_hold(adk):
 
 
 def test_adk_against_the_simulated_transition(adk, shared):
-    """The path comes as near to the frames of the dynamics as a straight line does (they have disorder of their own, 1 to 3 A inside each domain, and close one domain after the other),
-    but only it keeps the shape of the domains."""
+    """The path comes as near to the frames of the dynamics as a straight line does, but only it
+    keeps the shape of the domains. (The frames have disorder of their own, 1 to 3 A inside each
+    domain, and close one domain after the other.)"""
     motion = morph(*adk, frames=11)
     frames = np.load(shared("adk/truth/atoms.npz"))["xyz"].astype(float)[::4][:, motion.trace]
     way, lines = motion.xyz[:, motion.trace], straight(motion)[:, motion.trace]

@@ -1,6 +1,7 @@
-"""The forward model against what other programs made: RELION's projections, a set simulated elsewhere, and independent formulas.
+"""The forward model against RELION's projections, a set simulated elsewhere, other formulas.
 
-A wrong convention (a transposed rotation, a flipped shift or angle) must fail here by a wide margin, so every check also measures the wrong choice.
+A wrong convention (a transposed rotation, a flipped shift or angle) must fail here by a wide margin,
+so every check also measures the wrong choice.
 """
 
 import numpy as np
@@ -178,7 +179,7 @@ def test_adk_volumes_are_the_sum_of_gaussians(adk):
 
 
 def ctf_by_the_book(u, v, angle, kv, cs, w, phase, box, pixel_size):
-    "In float64, in polar coordinates, from the phase of the aberrated wave: exp(i chi), RELION's sign."
+    "In float64, in polar coordinates, from the phase chi of the aberrated wave, RELION's sign."
     h, m, e, c = 6.62607015e-34, 9.1093837015e-31, 1.602176634e-19, 299792458.0
     energy = e * kv * 1e3
     wavelength = h * c / np.sqrt(energy * (2 * m * c**2 + energy)) * 1e10

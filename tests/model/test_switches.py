@@ -1,4 +1,4 @@
-"""Every combination of switches that Config accepts trains a step, the main ones learn, and every one that it refuses is a clear error."""
+"""Every combination of switches trains a step or is refused clearly, and the main ones learn."""
 
 import json
 from dataclasses import replace
@@ -90,7 +90,7 @@ def step(data, config):
 
 
 def still(name: str, config) -> bool:
-    "Parameters that cannot move: what a key is shifted by does not change a softmax, and a softmax over one token is 1."
+    "Parameters that cannot move: a shift of the keys, and all behind a softmax over one token."
     return name.endswith("key.bias") or config.tokens == 1 and "norms.1" in name
 
 
@@ -244,7 +244,7 @@ def test_the_main_ones_learn(small, change):
 
 @pytest.mark.parametrize("projector", ["slice", "ray"])
 def test_projectors_agree_on_the_gradient(small, projector):
-    "The image of the same model by another projector, and the gradient of the loss with respect to pose and base; up to half of Nyquist, where interpolation is good."
+    "Images and gradients (pose, base) by another projector, up to half of Nyquist."
     results, low = [], frequencies(24).norm(dim=-1) < 0.25
     for method in ("splat", projector):
         trainer = Trainer(small[0], replace(TINY, projector=method), small[1])
@@ -268,7 +268,7 @@ def test_projectors_agree_on_the_gradient(small, projector):
     ],
 )
 def test_a_run_of_each_kind_is_written_resumed_and_read(small, tmp_path, change):
-    "A run folder answers for its volumes; in every domain they are maps in the units of the images."
+    "A run folder answers for its volumes, in every domain maps in the units of the images."
     config = replace(TINY, batch=16, **change)
     run = train(small[0], tmp_path / "run", epochs=2, config=config, progress=False)
     again = Run.load(tmp_path / "run")

@@ -1,4 +1,4 @@
-"""The recipes of datasets/: what their READMEs say is what runs, from files to a report, at the small size."""
+"""The recipes of datasets/: what their READMEs say runs, from files to a report, in small."""
 
 import json
 import shlex

@@ -1,4 +1,4 @@
-"""The support of a real map: back-projected from the images of a flexible molecule, judged by all its true states."""
+"""The support of a map back-projected from a flexible molecule, judged by all true states."""
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from cryoformer_nb.particles.particles import load_particles
 
 
 def fourier_backprojection(particles, rows):
-    "Nearest-neighbour insertion of CTF-weighted transforms: crude, independent of the package's projectors, enough for a support."
+    "Nearest-neighbour insertion of CTF-weighted transforms, independent of the projectors."
     box = particles.box
     f = (frequencies(box) * box).reshape(-1, 2)
     f = f[f.norm(dim=1) < box // 2]
@@ -29,13 +29,15 @@ def fourier_backprojection(particles, rows):
         % box
     )
     index = ((place[..., 2] * box + place[..., 1]) * box + place[..., 0]).flatten()
-    add = lambda values: (
-        torch.zeros(box**3, dtype=values.dtype)
-        .index_add(0, index, values.flatten())
-        .reshape(box, box, box)
-    )
+
+    def add(values):
+        total = torch.zeros(box**3, dtype=values.dtype)
+        return total.index_add(0, index, values.flatten()).reshape(box, box, box)
+
+    def friedel(v):
+        return v.flip(0, 1, 2).roll((1, 1, 1), (0, 1, 2))
+
     numerator, weight = add((rfft2c(image) * h)[:, keep]), add((h**2)[:, keep])
-    friedel = lambda v: v.flip(0, 1, 2).roll((1, 1, 1), (0, 1, 2))
     numerator, weight = numerator + friedel(numerator).conj(), weight + friedel(weight)
     return ifftc3(numerator / (weight + 0.1 * weight[weight > 0].mean()))
 

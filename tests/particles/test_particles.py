@@ -1,4 +1,4 @@
-"""Particle sets that other programs wrote, and damaged ones: each loads, or is refused in one line that fits."""
+"""Particle sets of other programs, and damaged ones: each loads or is refused in one line."""
 
 import errno
 import pickle
@@ -28,9 +28,9 @@ from cryoformer_nb.particles.particles import detect_sign, load_particles, write
 from cryoformer_nb.particles.table import ANGLES
 
 
-def refused(call) -> str:
+def refused(call, *args, **options) -> str:
     with pytest.raises(InputError) as info:
-        call()
+        call(*args, **options)
     message = str(info.value)
     assert "\n" not in message and "expected" in message and "found" in message
     return message
@@ -119,7 +119,10 @@ def test_no_foreign_star_is_forgotten(shared):
 
 
 def test_files_that_lack_something_are_refused(shared):
-    f = lambda name: shared("formats/" + name)
+
+    def f(name):
+        return shared("formats/" + name)
+
     for name, word in (
         ("empiar_10076_7.cs", "alignments3D/pose), found no alignments"),
         ("cryosparc_J2_particles_exported.cs", "found alignments2D"),
@@ -128,7 +131,7 @@ def test_files_that_lack_something_are_refused(shared):
         ("toy_projections.txt", "--ctf-pkl"),
         ("pose.star.pkl", "found '.pkl'"),
     ):
-        assert word in refused(lambda: load_particles(f(name)))
+        assert word in refused(load_particles, f(name))
     refusals = {
         "expected the poses of 1000 images, found 100": dict(
             poses=f("hand_rot_trans.pkl"), ctf=f("test_ctf.pkl")
@@ -145,7 +148,7 @@ def test_files_that_lack_something_are_refused(shared):
         ),
     }
     for word, options in refusals.items():
-        assert word in refused(lambda: load_particles(f("toy_projections.mrcs"), **options))
+        assert word in refused(load_particles, f("toy_projections.mrcs"), **options)
     assert "CTF of 220 images, found 219" in refused(
         lambda: load_particles(
             f("ay19102021_L3_position6_ribo_it09_bin8_1.82A.mrcs"),
@@ -176,7 +179,8 @@ def test_cryosparc_table_agrees_with_the_poses_that_cryodrgn_read_from_it(shared
     )
     assert (
         table["rlnImageName"][0]
-        == "000001@J19/extract/20150917_05196_DNA-TET-25k-DE20_raw.region_000.sum-all_003-072_particles.mrc"
+        == "000001@J19/extract/20150917_05196_DNA-TET-25k-DE20_raw.region_000."
+        "sum-all_003-072_particles.mrc"
     )
 
 
@@ -262,7 +266,9 @@ def test_cryodrgn_pickles_agree_with_relion_star_files(shared):
     "stack", ("toy_projections.mrcs", "toy_projections.txt", "toy_projections.star")
 )
 def test_cryodrgn_images_are_projections_of_their_volume(shared, stack):
-    "The rotations of the pickle turn the volume into the images (these are centred whatever the pickle's shifts say, and have no CTF); transposed or shuffled they do not."
+    """The rotations of the pickle turn the volume into the images, transposed or shuffled they do not.
+
+    The images are centred, whatever the pickle's shifts say, and have no CTF."""
     particles = load_particles(
         shared("formats/" + stack),
         poses=shared("formats/toy_rot_trans.pkl"),
@@ -302,7 +308,9 @@ def test_cryodrgn_images_are_projections_of_their_volume(shared, stack):
 
 
 def test_cryodrgn_shifts_have_our_sign(shared):
-    "Half maps of the `hand` set agree best with rotations and shifts as read; its volume lies in another orientation, so it is no help here."
+    """Half maps of the `hand` set agree best with rotations and shifts as read.
+
+    Its volume lies in another orientation and is no help here."""
     particles = load_particles(
         shared("formats/hand.mrcs"),
         poses=shared("formats/hand_rot_trans.pkl"),
@@ -332,7 +340,7 @@ def test_cryodrgn_shifts_have_our_sign(shared):
 
 @pytest.mark.slow
 def test_cryosparc_and_cryodrgn_files_give_the_run_of_the_star_file(tmp_path, capsys):
-    "From each kind of file the same particles, on the command line too, and poses.star that loads again."
+    "From each kind of file the same particles, on the command line too; poses.star loads again."
     star = simulate(tmp_path / "set", n=60, box=32, shift_px=1.0, snr=1.0, seed=2)
     p = load_particles(star)
     (tmp_path / "drgn").mkdir()
@@ -407,7 +415,7 @@ def test_subsets_and_half_sets(tmp_path):
     ) and "3 of 6" in repr(one)
     assert len(load_particles(write_star(two, tmp_path / "two.star"), invert=False)) == 3
     for rows in ([6], [-1], [], [[0]], [0.5]):
-        assert "particle numbers from 0 to 5" in refused(lambda: particles.subset(rows))
+        assert "particle numbers from 0 to 5" in refused(particles.subset, rows)
     lone = load_particles(make(tmp_path, noise(), rlnRandomSubset=2), invert=False)
     assert "found 2 only" in refused(lone.halves) and [
         len(rows) for rows in lone.half_rows(strict=False)
@@ -423,7 +431,9 @@ def test_relion_projections_without_ctf_are_refused(shared):
 
 
 def test_relion_pixel_origins_in_a_new_star(shared, tmp_path):
-    "RELION's own projector wrote rlnOriginX in pixels beside data_optics; with a CTF added the set loads, and refined poses keep that unit."
+    """RELION's own projector wrote rlnOriginX in pixels beside data_optics.
+
+    With a CTF added the set loads, and refined poses keep that unit."""
     blocks = starfile.read(shared("relion_projections/rln_proj_64_shifted.star"), always_dict=True)
     blocks["optics"]["rlnAmplitudeContrast"] = 0.1
     blocks["particles"] = blocks["particles"].assign(
@@ -565,7 +575,7 @@ def test_nan_constant_and_infinite_images_are_named(tmp_path):
         message = refused(particles.statistics)
         assert word in message and "row 4 (4@s.mrcs)" in message
         if value is not None:
-            assert "row 4" in refused(lambda: particles.images([1, 3]))
+            assert "row 4" in refused(particles.images, [1, 3])
 
 
 @pytest.mark.parametrize(
@@ -597,7 +607,7 @@ def test_boxes(tmp_path):
     assert "one box" in refused(lambda: load_particles(star))
     star = make(tmp_path, noise())
     for box in (15, 18, 2):
-        assert "--box" in refused(lambda: load_particles(star, box=box))
+        assert "--box" in refused(load_particles, star, box=box)
 
 
 def test_unreadable_tables(tmp_path):
@@ -648,7 +658,7 @@ def test_full_disk(tmp_path, monkeypatch):
 
 
 def test_memory_stays_bounded(tmp_path):
-    "A stack of 80 MB is visited with chunks; what is held beside the page cache stays far below it."
+    "A stack of 80 MB is visited in chunks; what is held beside the page cache stays far below."
     import tracemalloc
 
     rng = np.random.default_rng(0)

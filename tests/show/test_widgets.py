@@ -1,4 +1,4 @@
-"""Panels without a browser: their controls are driven as the browser drives them, and what comes out on the Python side is looked at. The browser itself is in tests/browser."""
+"""Panels without a browser (tests/browser has one): their controls are driven from Python."""
 
 import json
 from types import SimpleNamespace
@@ -189,7 +189,7 @@ def test_every_panel_has_classes_and_a_small_static_form(folder):
 
 
 def test_a_kernel_gets_widgets_and_stores_a_figure(folder, monkeypatch):
-    "In a real kernel a panel offers both forms; with CRYOFORMER_WIDGETS=static only the figure, which is what notebooks of the repository store."
+    "In a kernel a panel offers both forms, with CRYOFORMER_WIDGETS=static only its figure."
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     write_map(
         folder / "a.mrc", Run(folder / "run").volumes(Run(folder / "run").latents[:1])[0], 3.0

@@ -1,4 +1,4 @@
-"""Poses that are learnt: each way trains, refinement approaches the truth, what is written can be read, a resumed refinement is the uninterrupted one."""
+"""Poses that are learnt: each way trains, refinement approaches the truth and can be resumed."""
 
 from dataclasses import replace
 

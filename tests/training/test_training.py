@@ -1,4 +1,4 @@
-"""Training as a whole: every reading trains, the pose gets its gradient through the whole model, a cut support grows back, the full disk loses nothing."""
+"""Training as a whole: every reading trains, poses get gradients, a cut support grows back."""
 
 import errno
 from dataclasses import replace
