@@ -1,6 +1,6 @@
 """The forward model against RELION's projections, a set simulated elsewhere, other formulas.
 
-A wrong convention (a transposed rotation, a flipped shift or angle) must fail here by a wide margin,
+A wrong convention (a transposed rotation, a flipped shift or angle) must fail by a wide margin,
 so every check also measures the wrong choice.
 """
 

@@ -266,7 +266,7 @@ def test_cryodrgn_pickles_agree_with_relion_star_files(shared):
     "stack", ("toy_projections.mrcs", "toy_projections.txt", "toy_projections.star")
 )
 def test_cryodrgn_images_are_projections_of_their_volume(shared, stack):
-    """The rotations of the pickle turn the volume into the images, transposed or shuffled they do not.
+    """The rotations of the pickle turn the volume into the images; transposed, shuffled they do not.
 
     The images are centred, whatever the pickle's shifts say, and have no CTF."""
     particles = load_particles(
