@@ -28,6 +28,9 @@ SMALL = Config(
     pose_updates=2,
 )
 
+#: Where it does not matter how well poses are found: the search before training is short.
+QUICK = replace(SMALL, pose_angle=0.1, pose_shift_px=0.5)
+
 
 @pytest.fixture(scope="module")
 def star(tmp_path_factory):
@@ -69,17 +72,17 @@ def errors(poses, truth):
 def test_refinement_approaches_the_truth(star, truth, refined):
     given = load_particles(star)
     before, after = errors((given.rotations, given.shifts_px), truth), errors(refined.poses, truth)
-    assert before.rotation_median > 0.4 and before.shift_median > 1.5
-    assert after.rotation_median < 0.15 and after.shift_median < 0.4, after[:4]
+    assert before.rotation_median > 0.4, "the test has something to refine"
+    assert before.shift_median > 1.5, "the test has something to refine"
+    assert after.rotation_median < 0.15, after.summary()
+    assert after.shift_median < 0.4, after.summary()
 
 
 @pytest.mark.slow
 def test_star_file_holds_the_refined_poses(star, refined):
     again = load_particles(refined.path / "poses.star", datadir=star.parent)
-    assert (
-        geodesic_angle(again.rotations.double(), torch.as_tensor(refined.poses[0]).double()).max()
-        < 1e-3
-    )
+    written = torch.as_tensor(refined.poses[0]).double()
+    assert geodesic_angle(again.rotations.double(), written).max() < 1e-3
     assert np.abs(again.shifts_px.numpy() - refined.poses[1]).max() < 1e-3
     assert geodesic_angle(again.rotations, load_particles(star).rotations).median() > 0.3
 
@@ -87,37 +90,57 @@ def test_star_file_holds_the_refined_poses(star, refined):
 @pytest.mark.slow
 def test_snapshots_tell_the_way_and_stay_small(refined, star):
     stages = [s["stage"] for s in refined.pose_snapshots]
-    assert (
-        stages[0] == "given"
-        and stages[-1] == "end"
-        and stages.count("refine") == 2
-        and "align" in stages
-        and len(stages) < 40
-    )
-    assert torch.equal(refined.pose_snapshots[0]["rotations"], load_particles(star).rotations)
-    assert torch.allclose(
-        refined.pose_snapshots[-1]["rotations"], torch.as_tensor(refined.poses[0])
-    )
+    assert stages[0] == "given"
+    assert stages[-1] == "end"
+    assert stages.count("refine") == 2
+    assert "align" in stages
+    assert len(stages) < 40
+    first, last = refined.pose_snapshots[0], refined.pose_snapshots[-1]
+    assert torch.equal(first["rotations"], load_particles(star).rotations)
+    assert torch.allclose(last["rotations"], torch.as_tensor(refined.poses[0]))
     view = show_poses(refined, star.parent / "truth")
     median = np.median(view.history.angles, 1)
-    assert median[-1] < 0.4 * median[0] and len(view.static().to_json()) < 200_000
+    assert median[-1] < 0.4 * median[0]
+    assert len(view.static().to_json()) < 200_000
+
+
+@pytest.fixture(scope="module")
+def near(tmp_path_factory):
+    "A set whose poses are nearly right, as gradients need them."
+    return simulate(
+        tmp_path_factory.mktemp("poses") / "near",
+        "spike",
+        n=700,
+        box=32,
+        snr=0.3,
+        pixel_size=5.0,
+        shift_px=3,
+        pose_noise=0.02,
+        shift_noise_px=1,
+        seed=2,
+    )
+
+
+#: What must be left of the errors of rotation and shift. A table learns poses; a network improves
+#: rotations a little (0.215 to 0.200 rad), and only if Eq. 2 does not hold it where it is.
+LEFT = dict(
+    table=(dict(lr_pose=1e-2), 6, 0.8, 0.6),
+    residual=(dict(lr_network=3e-3, pose_weight=0.0), 12, 0.97, 0.9),
+)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["table", "residual"])
-def test_gradients_improve_given_poses(star, truth, tmp_path, kind):
-    run = train(
-        star,
-        tmp_path / "run",
-        epochs=6,
-        config=replace(SMALL, poses=kind, lr_pose=5e-3),
-        progress=False,
-    )
-    given = load_particles(star)
+@pytest.mark.parametrize("kind", LEFT)
+def test_gradients_improve_given_poses(near, tmp_path, kind):
+    changes, epochs, rotations, shifts = LEFT[kind]
+    config = replace(SMALL, poses=kind, **changes)
+    run = train(near, tmp_path / "run", epochs=epochs, config=config, progress=False)
+    folder, given = near.parent / "truth", load_particles(near)
+    truth = [np.load(folder / f"{name}.npy") for name in ("rotations", "shifts_px")]
     before, after = errors((given.rotations, given.shifts_px), truth), errors(run.poses, truth)
-    assert after.shift_median < before.shift_median and not np.allclose(
-        run.poses[0], given.rotations
-    ), (before[:4], after[:4])
+    assert after.rotation_median < rotations * before.rotation_median, after.summary()
+    assert after.rotation_mean_square < rotations * before.rotation_mean_square, after.summary()
+    assert after.shift_median < shifts * before.shift_median, after.summary()
 
 
 @pytest.mark.slow
@@ -129,9 +152,9 @@ def test_the_papers_encoder_learns_from_the_given_poses(star, tmp_path):
         pose_loss(s["rotations"], given.rotations, s["shifts_px"], given.shifts_px).mean()
         for s in (run.pose_snapshots[0], run.pose_snapshots[-1])
     )
-    assert last < first and torch.allclose(
-        torch.as_tensor(run.poses[0]) @ torch.as_tensor(run.poses[0]).mT, torch.eye(3), atol=1e-4
-    )
+    assert last < first
+    R = torch.as_tensor(run.poses[0])
+    assert torch.allclose(R @ R.mT, torch.eye(3), atol=1e-4), "rotations"
 
 
 class Stop(Exception):
@@ -148,7 +171,7 @@ def test_poses_of_an_interrupted_run_are_those_of_its_trainer(star, tmp_path, ki
             now.append(trainer.poses_of(torch.arange(len(trainer.particles))))
             raise Stop
 
-    config = replace(SMALL, poses=kind, lr_pose=5e-3)
+    config = replace(QUICK, poses=kind, lr_pose=5e-3)
     with pytest.raises(Stop):
         train(star, tmp_path / "run", epochs=3, config=config, progress=False, callback=stop)
     run = Run(tmp_path / "run")
@@ -158,10 +181,27 @@ def test_poses_of_an_interrupted_run_are_those_of_its_trainer(star, tmp_path, ki
     assert (t - now[0][1]).abs().max() < 1e-3
 
 
+@pytest.mark.slow
 def test_a_checkpoint_holds_one_set_of_poses(refined):
     "What was given is known from the particles."
     assert not {"rotations", "shifts_px"} & set(refined.checkpoint["particles"])
     assert len(refined.poses[0]) == refined.checkpoint["particles"]["count"]
+
+
+@pytest.mark.parametrize("kind", ["refine", "table", "residual"])
+def test_checkpoints_of_before_are_read(star, tmp_path, kind):
+    "They held poses beside the particles: final ones of an ended run, else those it began with."
+    config, out = replace(QUICK, poses=kind, pose_updates=1), tmp_path / "run"
+    run = train(star, out, epochs=1, config=config, progress=False)
+    state = torch.load(out / "checkpoint.pt", weights_only=True)
+    state["particles"] |= dict(zip(("rotations", "shifts_px"), map(torch.as_tensor, run.poses)))
+    for name in ("latest_rotations", "latest_shifts_px"):
+        state["poses"].pop(name, None)
+    torch.save(state, out / "checkpoint.pt")
+    for mine, again in zip(run.poses, Run(out).poses):
+        assert np.array_equal(mine, again)
+    resumed = train(star, out, epochs=1.5, resume=True, progress=False)
+    assert resumed.checkpoint["step"] > run.checkpoint["step"]
 
 
 @pytest.mark.slow
@@ -180,9 +220,8 @@ def test_resumed_refinement_is_the_uninterrupted_one(star, refined, tmp_path):
             callback=stop,
         )
     run = train(star, tmp_path / "run", epochs=3, resume=True, progress=False)
-    assert np.array_equal(run.poses[0], refined.poses[0]) and np.array_equal(
-        run.latents, refined.latents
-    )
+    assert np.array_equal(run.poses[0], refined.poses[0])
+    assert np.array_equal(run.latents, refined.latents)
     assert [s["stage"] for s in run.pose_snapshots] == [s["stage"] for s in refined.pose_snapshots]
 
 
@@ -196,4 +235,5 @@ def test_refusals(star, tmp_path, capsys):
         ["--poses", "refine", "--set", "pose_angle=9"],
     ):
         assert main(["train", str(star), "--out", str(tmp_path / "new"), "-q", *arguments]) == 2
-        assert capsys.readouterr().err.count("\n") == 1 and not (tmp_path / "new").exists()
+        assert capsys.readouterr().err.count("\n") == 1
+        assert not (tmp_path / "new").exists()

@@ -1,11 +1,15 @@
 """Training as a whole: every reading trains, poses get gradients, a cut support grows back."""
 
 import errno
+import shutil
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
+import mrcfile
 import numpy as np
 import pytest
+import starfile
 import torch
 
 import cryoformer_nb.training.steps as steps
@@ -66,21 +70,11 @@ def test_every_reading_lowers_the_loss(particles, average, change):
     y, R, t, h = trainer.batch(np.arange(64))
 
     def loss():
+        model = trainer.model
         with torch.no_grad():
-            z = trainer.model.encode(y, R, t, h)
-            return (
-                image_loss(
-                    trainer.model.project_ft(
-                        trainer.model.density(z),
-                        image_positions(trainer.model.support.coords, R, t),
-                        h,
-                    ),
-                    y,
-                    trainer.weights,
-                )
-                .mean()
-                .item()
-            )
+            values = model.density(model.encode(y, R, t, h))
+            positions = image_positions(model.support.coords, R, t)
+            return image_loss(model.project_ft(values, positions, h), y, trainer.weights).mean()
 
     before = loss()
     for _ in range(40):
@@ -118,23 +112,18 @@ def test_pose_gradient_through_the_whole_model():
     model.support.coords = model.support.coords.double()
     values = torch.rand(1, len(model.support.coords), dtype=torch.float64)
     R = random_rotations(1, torch.Generator().manual_seed(2)).double()
-    y, h, weights = (
-        torch.zeros(1, box, box // 2 + 1, dtype=torch.complex128),
-        torch.ones(1, box, box // 2 + 1),
-        half_weights(box),
-    )
+    y = torch.zeros(1, box, box // 2 + 1, dtype=torch.complex128)
+    h = torch.ones(1, box, box // 2 + 1)
+    weights = half_weights(box)
 
     def loss(turn, shift, v):
         positions = image_positions(model.support.coords, rotvec_to_matrix(turn) @ R, shift)
         return image_loss(model.project_ft(v, positions, h), y, weights)
 
-    turn, shift = (
-        torch.full((1, 3), 0.03, dtype=torch.float64, requires_grad=True),
-        torch.tensor([[0.21, -0.37]], dtype=torch.float64, requires_grad=True),
-    )
-    assert torch.autograd.gradcheck(
-        loss, (turn, shift, values.requires_grad_()), eps=1e-7, atol=1e-5
-    )
+    turn = torch.full((1, 3), 0.03, dtype=torch.float64, requires_grad=True)
+    shift = torch.tensor([[0.21, -0.37]], dtype=torch.float64, requires_grad=True)
+    values.requires_grad_()
+    assert torch.autograd.gradcheck(loss, (turn, shift, values), eps=1e-7, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -152,10 +141,10 @@ def test_latent_follows_a_continuous_motion(star, tmp_path):
     some = np.arange(0, 800, 40)
     true = true_volumes(truth, labels[some], 32).numpy()
     average = run.checkpoint["average"]["volume"].numpy()
-    ours = np.mean(
-        [fsc(run.volume(run.latents[k]), v).value[1:].mean() for k, v in zip(some, true)]
-    )
-    assert ours > np.mean([fsc(average, v).value[1:].mean() for v in true]) + 0.03
+    maps = run.volumes(run.latents[some])
+    ours = np.mean([fsc(mine, v).value[1:].mean() for mine, v in zip(maps, true)])
+    of_average = np.mean([fsc(average, v).value[1:].mean() for v in true])
+    assert ours > of_average + 0.03
 
 
 @pytest.mark.slow
@@ -186,10 +175,9 @@ def test_minutes_are_kept(star, tmp_path, monkeypatch):
     for module in (steps, loop):
         monkeypatch.setattr(module, "time", fake)
     run = train(star, tmp_path / "run", minutes=1, config=SMALL, progress=False, started=0.0)
-    assert 50 < run.history.seconds.iloc[-1] < 60, (
-        "it uses the minute but for the writing of results"
-    )
-    assert 0.05 * next(ticks) < 60
+    last = run.history.seconds.iloc[-1]
+    assert 50 < last < 60, "it uses the minute but for the writing of results"
+    assert 0.05 * next(ticks) < 60, "and ends within it"
 
 
 def test_full_disk_during_training_keeps_the_last_checkpoint(star, tmp_path, monkeypatch):
@@ -199,15 +187,28 @@ def test_full_disk_during_training_keeps_the_last_checkpoint(star, tmp_path, mon
     def full(state, name, *a, **k):
         if state["step"] < 50:
             return save(state, name, *a, **k)
-        open(name, "wb").write(b"half")
+        Path(name).write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(InputError, match="No space left"):
         train(star, out, epochs=3, config=replace(SMALL, checkpoint_minutes=0.0), progress=False)
     monkeypatch.undo()
-    assert Run(out).checkpoint["step"] == 49 and not list(out.glob(".tmp*"))
+    assert Run(out).checkpoint["step"] == 49
+    assert not list(out.glob(".tmp*"))
     assert len(train(star, out, epochs=3, resume=True, progress=False).latents) == 800
+
+
+def test_half_sets_are_checked_before_anything_is_made(star, tmp_path):
+    blocks = starfile.read(star)
+    blocks["particles"]["rlnRandomSubset"] = 1
+    starfile.write(blocks, tmp_path / "one.star")
+    particles = load_particles(tmp_path / "one.star", datadir=star.parent)
+    with pytest.raises(InputError, match="half sets 1 and 2"):
+        train(particles, tmp_path / "run", epochs=1, config=SMALL, half_sets=True, progress=False)
+    with pytest.raises(InputError, match="expected a new run, found --resume"):
+        train(particles, tmp_path / "run", epochs=1, resume=True, half_sets=True)
+    assert not (tmp_path / "run").exists()
 
 
 def test_resume_refuses_other_particles(star, tmp_path):
@@ -218,10 +219,6 @@ def test_resume_refuses_other_particles(star, tmp_path):
 
 def test_scale_and_contrast_of_the_data_do_not_matter(star, tmp_path, particles):
     "Images times -1000: detected, inverted, the same latents."
-    import shutil
-
-    import mrcfile
-
     other = tmp_path / "scaled"
     shutil.copytree(star.parent, other)
     with mrcfile.mmap(other / "particles.mrcs", "r+") as m:
@@ -231,7 +228,8 @@ def test_scale_and_contrast_of_the_data_do_not_matter(star, tmp_path, particles)
         for p in (particles, load_particles(other / "particles.star"))
     )
     for _ in range(20):
-        a.advance(0.2), b.advance(0.2)
+        a.advance(0.2)
+        b.advance(0.2)
     assert np.allclose(a.latents(), b.latents(), atol=2e-2 * a.latents().std() + 1e-3)
     ratio = b.model.volumes(torch.zeros(1, 4)).std() / a.model.volumes(torch.zeros(1, 4)).std()
     assert abs(ratio / 1000 - 1) < 0.02
