@@ -159,7 +159,7 @@ def on_surface(
     points,  # (p, 3) x y z in A from the centre
     pixel_size: float,  # A
 ) -> tuple[np.ndarray, float, float]:
-    "The values of a map at points (p,), and as the ends of a colour bar their 1st and 99th percentiles."
+    "The values of a map at points (p,), and their 1st and 99th percentiles for a colour bar."
     where = points[:, ::-1].T / pixel_size + len(colour) // 2
     value = map_coordinates(np.asarray(colour, dtype=np.float32), where, order=1, mode="nearest")
     low, high = np.percentile(value, (1, 99))
