@@ -51,7 +51,8 @@ def test_deposited_set_from_files_to_report(name, tmp_path, capsys):
     data = stand_in(name, tmp_path / "data", n=300)
     train, volumes, report = commands(name, data, tmp_path / "run", small=True)
     assert run(train.replace("--box 64", "--box 32"), *QUICK) == 0, capsys.readouterr().err
-    assert run(volumes, "-n", 2, "--quiet") == 0 and run(report) == 0
+    assert run(volumes, "-n", 2, "--quiet") == 0
+    assert run(report) == 0
     p = load_particles(
         tmp_path / "run" / "poses.star",
         datadir=data / "10028/data/Particles"
@@ -64,8 +65,8 @@ def test_deposited_set_from_files_to_report(name, tmp_path, capsys):
         len(p)
         == len(np.load(tmp_path / "run" / "latents.npy"))
         == (300 if "10345" in name else 150)
-        and p.sign == -1
     )
+    assert p.sign == -1
     assert (tmp_path / "run" / "report.html").stat().st_size > 1000
 
 
@@ -78,12 +79,10 @@ def test_simulated_set_from_command_to_score(name, tmp_path, capsys, monkeypatch
     simulate, train, score, volumes, report = commands(name, "set", "run", small=True)
     assert run(simulate, "-n", 40, "--box", 32) == 0, capsys.readouterr().err
     assert "40 particles of 32 px" in capsys.readouterr().out
-    assert (
-        run(train, *QUICK) == 0
-        and run(score, "-n", 4) == 0
-        and run(volumes, "-n", 2, "--quiet") == 0
-        and run(report) == 0
-    )
+    assert run(train, *QUICK) == 0
+    assert run(score, "-n", 4) == 0
+    assert run(volumes, "-n", 2, "--quiet") == 0
+    assert run(report) == 0
     p = load_particles("set/particles.star")
     assert p.pixel_size * p.box == pytest.approx(RECIPES[name].pixel_size * RECIPES[name].box)
 
@@ -102,9 +101,8 @@ def test_sizes_of_the_paper_are_the_defaults(tmp_path, monkeypatch):
     files = [stand_in("pedv", tmp_path) / f"{entry}.cif" for entry in RECIPES["pedv"].structures]
     recipes.recipe("pedv", tmp_path / "x", files)
     recipes.recipe("pedv", tmp_path / "x", files, small=True, snr=0.001, n=None)
-    assert asked[0] == dict(n=50000, box=128, pixel_size=1.6, snr=0.1, frames=50) and asked[
-        1
-    ] == dict(n=4000, box=64, pixel_size=3.2, snr=0.001, frames=50)
+    assert asked[0] == dict(n=50000, box=128, pixel_size=1.6, snr=0.1, frames=50)
+    assert asked[1] == dict(n=4000, box=64, pixel_size=3.2, snr=0.001, frames=50)
 
 
 def test_pedv_on_two_real_structures(shared, tmp_path, capsys):
@@ -135,20 +133,19 @@ def test_pedv_on_two_real_structures(shared, tmp_path, capsys):
         )
         == 0
     )
-    assert (
-        "3 parts" in capsys.readouterr().out
-        and len(json.loads((out / "truth/motion.json").read_text())["domains"]) == 3
-    )
+    assert "3 parts" in capsys.readouterr().out
+    assert len(json.loads((out / "truth/motion.json").read_text())["domains"]) == 3
     assert load_particles(out / "particles.star", invert=False).pixel_size == 3.2
 
 
 def test_missing_structures_and_wrong_options_are_refused(tmp_path, capsys):
     def refused(*words):
-        assert (
-            main(["simulate", str(tmp_path / "x"), *words]) == 2 and not (tmp_path / "x").exists()
-        )
+        assert main(["simulate", str(tmp_path / "x"), *words]) == 2
+        assert not (tmp_path / "x").exists()
         message = capsys.readouterr().err
-        assert message.count("\n") == 1 and "expected" in message and "found" in message
+        assert message.count("\n") == 1
+        assert "expected" in message
+        assert "found" in message
         return message
 
     assert "curl -O https://files.rcsb.org/download/7W6M.cif" in refused(
@@ -158,7 +155,8 @@ def test_missing_structures_and_wrong_options_are_refused(tmp_path, capsys):
         "--preset", "pedv", "--from", "nowhere.cif", "--to", "other.cif"
     )
     assert "datasets/empiar_10028/README.md" in refused("--preset", "empiar_10028")
-    assert "--small" in refused("--small") and "--small" in refused("--preset", "arm", "--small")
+    assert "--small" in refused("--small")
+    assert "--small" in refused("--preset", "arm", "--small")
     assert "one_d_motion" in refused(
         "--preset", "one_d_motion", "--from", __file__, "--to", __file__
     )
@@ -172,4 +170,5 @@ def test_table_of_the_paper_is_refused_before_anything_is_made(capsys):
     ):
         assert main(["benchmark", *words]) == 2
         message = capsys.readouterr().err
-        assert found in message and message.count("\n") <= 2
+        assert found in message
+        assert message.count("\n") <= 2

@@ -54,7 +54,9 @@ def test_support_keeps_every_state_of_adk(shared):
     )
     reach = states.amax(0) > 0.05 * states.max()
     kept = ((states * support).sum((1, 2, 3)) / states.sum((1, 2, 3))).min()
-    assert kept > 0.998 and (reach & support).sum() / reach.sum() > 0.995
+    assert kept > 0.998
+    assert (reach & support).sum() / reach.sum() > 0.995
     assert support.float().mean() < 0.15, "small enough to be fast: 15 % of the box"
     tight = support_from_map(volume, particles.pixel_size, grow_px=2)
-    assert (tight & ~support).sum() == 0 and tight.sum() < 0.9 * support.sum()
+    assert (tight & ~support).sum() == 0
+    assert tight.sum() < 0.9 * support.sum()

@@ -32,7 +32,9 @@ def refused(call, *args, **options) -> str:
     with pytest.raises(InputError) as info:
         call(*args, **options)
     message = str(info.value)
-    assert "\n" not in message and "expected" in message and "found" in message
+    assert "\n" not in message
+    assert "expected" in message
+    assert "found" in message
     return message
 
 
@@ -172,11 +174,9 @@ def test_cryosparc_table_agrees_with_the_poses_that_cryodrgn_read_from_it(shared
         abs(table[["rlnOriginXAngst", "rlnOriginYAngst"]].values / 2.95 / 180 - fractions).max()
         < 1e-5
     )
-    assert (
-        len(table) == 2019
-        and read.optics["rlnVoltage"].tolist() == [200]
-        and set(table["rlnRandomSubset"]) == {1, 2}
-    )
+    assert len(table) == 2019
+    assert read.optics["rlnVoltage"].tolist() == [200]
+    assert set(table["rlnRandomSubset"]) == {1, 2}
     assert (
         table["rlnImageName"][0]
         == "000001@J19/extract/20150917_05196_DNA-TET-25k-DE20_raw.region_000."
@@ -208,17 +208,13 @@ def test_cryosparc_file_with_poses_of_the_same_images_loads(shared, tmp_path):
     poses = tmp_path / "poses.pkl"
     poses.write_bytes(pickle.dumps((random_rotations(7).numpy(), np.full((7, 2), 0.05))))
     particles = load_particles(shared("formats/empiar_10076_7.cs"), poses=poses)
-    assert (len(particles), particles.box, particles.images([6]).shape) == (
-        7,
-        320,
-        (1, 320, 320),
-    ) and torch.allclose(particles.shifts_px, torch.tensor(16.0))
+    assert (len(particles), particles.box, particles.images([6]).shape) == (7, 320, (1, 320, 320))
+    assert torch.allclose(particles.shifts_px, torch.tensor(16.0))
     again = load_particles(
         write_star(particles, tmp_path / "poses.star"), datadir=shared("formats")
     )
-    assert torch.allclose(again.rotations, particles.rotations, atol=1e-5) and torch.allclose(
-        again.shifts_px, particles.shifts_px, atol=1e-4
-    )
+    assert torch.allclose(again.rotations, particles.rotations, atol=1e-5)
+    assert torch.allclose(again.shifts_px, particles.shifts_px, atol=1e-4)
 
 
 def test_cryodrgn_pickles_of_adk_agree_with_the_star_file(shared):
@@ -228,15 +224,11 @@ def test_cryodrgn_pickles_of_adk_agree_with_the_star_file(shared):
         poses=shared("adk/cryodrgn/poses.pkl"),
         ctf=shared("adk/cryodrgn/ctf.pkl"),
     )
-    assert (
-        abs(star.rotations - drgn.rotations).max() < 1e-4
-        and abs(star.shifts_px - drgn.shifts_px).max() < 1e-4
-    )
-    assert (
-        torch.allclose(star.ctf_params, drgn.ctf_params, rtol=1e-5, atol=1e-3)
-        and drgn.pixel_size == 1.5
-        and drgn.sign == star.sign
-    )
+    assert abs(star.rotations - drgn.rotations).max() < 1e-4
+    assert abs(star.shifts_px - drgn.shifts_px).max() < 1e-4
+    assert torch.allclose(star.ctf_params, drgn.ctf_params, rtol=1e-5, atol=1e-3)
+    assert drgn.pixel_size == 1.5
+    assert drgn.sign == star.sign
     assert torch.equal(star.images([7, 3999]), drgn.images([7, 3999]))
 
 
@@ -247,9 +239,9 @@ def test_cryodrgn_pickles_agree_with_relion_star_files(shared):
         poses=shared("formats/sta_pose.pkl"),
         ctf=shared("formats/sta_ctf.pkl"),
     )
-    assert (
-        len(other) == 219 and abs(given.rotations - other.rotations).max() < 1e-4
-    )  # its shifts were never initialised
+    # its shifts were never initialised
+    assert len(other) == 219
+    assert abs(given.rotations - other.rotations).max() < 1e-4
     assert torch.allclose(given.ctf_params, other.ctf_params, rtol=1e-4, atol=1e-2)
     table = starfile.read(
         shared("formats/FinalRefinement-OriginalParticles-PfCRT.star")
@@ -266,7 +258,7 @@ def test_cryodrgn_pickles_agree_with_relion_star_files(shared):
     "stack", ("toy_projections.mrcs", "toy_projections.txt", "toy_projections.star")
 )
 def test_cryodrgn_images_are_projections_of_their_volume(shared, stack):
-    """The rotations of the pickle turn the volume into the images; transposed, shuffled they do not.
+    """Rotations of the pickle turn the volume into the images; transposed, shuffled they do not.
 
     The images are centred, whatever the pickle's shifts say, and have no CTF."""
     particles = load_particles(
@@ -299,12 +291,10 @@ def test_cryodrgn_images_are_projections_of_their_volume(shared, stack):
             )
         )
 
-    assert (
-        len(particles) == 1000
-        and particles.pixel_size == 1
-        and agreement(R) > 0.98
-        and max(agreement(R.mT), agreement(R.flip(0))) < 0.6
-    )
+    assert len(particles) == 1000
+    assert particles.pixel_size == 1
+    assert agreement(R) > 0.98
+    assert max(agreement(R.mT), agreement(R.flip(0))) < 0.6
 
 
 def test_cryodrgn_shifts_have_our_sign(shared):
@@ -317,7 +307,8 @@ def test_cryodrgn_shifts_have_our_sign(shared):
         ctf=shared("formats/test_ctf.100.pkl"),
         invert=False,
     )
-    assert particles.pixel_size == 30 / 64 and len(particles) == 100
+    assert particles.pixel_size == 30 / 64
+    assert len(particles) == 100
     R, t, agreement = particles.rotations, particles.shifts_px, {}
     for name, poses in dict(
         right=(R, t),
@@ -332,10 +323,10 @@ def test_cryodrgn_shifts_have_our_sign(shared):
         agreement[name] = (
             fsc(*wiener(total, weight, 0.01 * weight.mean(), 64), 1.0).value[1:12].mean()
         )
-    assert (
-        agreement["right"] > 0.75
-        and max(v for k, v in agreement.items() if k != "right") < agreement["right"] - 0.1
-    ), agreement
+    assert agreement["right"] > 0.75, agreement
+    assert max(v for k, v in agreement.items() if k != "right") < agreement["right"] - 0.1, (
+        agreement
+    )
 
 
 @pytest.mark.slow
@@ -388,12 +379,10 @@ def test_cryosparc_and_cryodrgn_files_give_the_run_of_the_star_file(tmp_path, ca
         )
         again = load_particles(tmp_path / kind / "poses.star", datadir=tmp_path / "set")
         rows = np.arange(0, 60, 2) if kind == "part" else np.arange(60)
-        assert torch.allclose(again.rotations, p.rotations[rows], atol=1e-5) and torch.allclose(
-            again.shifts_px, p.shifts_px[rows], atol=1e-4
-        ), kind
-        assert torch.equal(again.images([3]), p.images([rows[3]])) and torch.allclose(
-            again.ctf_params, p.ctf_params[rows], rtol=1e-5, atol=1e-3
-        )
+        assert torch.allclose(again.rotations, p.rotations[rows], atol=1e-5), kind
+        assert torch.allclose(again.shifts_px, p.shifts_px[rows], atol=1e-4), kind
+        assert torch.equal(again.images([3]), p.images([rows[3]]))
+        assert torch.allclose(again.ctf_params, p.ctf_params[rows], rtol=1e-5, atol=1e-3)
         assert len(np.load(tmp_path / kind / "latents.npy")) == len(rows)
 
 
@@ -405,21 +394,17 @@ def test_subsets_and_half_sets(tmp_path):
         make(tmp_path, noise(), rlnRandomSubset=[1, 2, 2, 1, 1, 2]), invert=False
     )
     one, two = particles.halves()
-    assert (
-        torch.equal(one.images(slice(None)), particles.images([0, 3, 4]))
-        and torch.equal(two.images([2]), particles.images([5]))
-        and len(one.table) == 3
-    )
-    assert torch.equal(
-        particles.subset([4, 4, 0]).images([1, 2]), particles.images([4, 0])
-    ) and "3 of 6" in repr(one)
+    assert torch.equal(one.images(slice(None)), particles.images([0, 3, 4]))
+    assert torch.equal(two.images([2]), particles.images([5]))
+    assert len(one.table) == 3
+    assert torch.equal(particles.subset([4, 4, 0]).images([1, 2]), particles.images([4, 0]))
+    assert "3 of 6" in repr(one)
     assert len(load_particles(write_star(two, tmp_path / "two.star"), invert=False)) == 3
     for rows in ([6], [-1], [], [[0]], [0.5]):
         assert "particle numbers from 0 to 5" in refused(particles.subset, rows)
     lone = load_particles(make(tmp_path, noise(), rlnRandomSubset=2), invert=False)
-    assert "found 2 only" in refused(lone.halves) and [
-        len(rows) for rows in lone.half_rows(strict=False)
-    ] == [3, 3]
+    assert "found 2 only" in refused(lone.halves)
+    assert [len(rows) for rows in lone.half_rows(strict=False)] == [3, 3]
     plain = load_particles(make(tmp_path, noise()), invert=False)
     assert [rows.tolist() for rows in plain.half_rows()] == [[0, 2, 4], [1, 3, 5]]
 
@@ -447,24 +432,23 @@ def test_relion_pixel_origins_in_a_new_star(shared, tmp_path):
         write_star(particles, tmp_path / "again.star", shifts_px=particles.shifts_px + 2),
         datadir=shared("relion_projections"),
     )
-    assert (
-        np.allclose(again.shifts_px[:, 0], x + 2, atol=1e-5)
-        and "rlnOriginXAngst" not in again.table
-    )
+    assert np.allclose(again.shifts_px[:, 0], x + 2, atol=1e-5)
+    assert "rlnOriginXAngst" not in again.table
 
 
 def test_adk_poses_are_the_truth(shared):
     particles = load_particles(shared("adk/particles.star"))
-    assert len(particles) == 4000 and particles.box == 64 and particles.pixel_size == 1.5
+    assert len(particles) == 4000
+    assert particles.box == 64
+    assert particles.pixel_size == 1.5
     assert np.allclose(particles.rotations, np.load(shared("adk/truth/rotations.npy")), atol=1e-6)
     assert np.allclose(particles.shifts_px, np.load(shared("adk/truth/shifts_px.npy")), atol=1e-5)
-    assert particles.sign == 1 and "bright" in repr(particles)
+    assert particles.sign == 1
+    assert "bright" in repr(particles)
     small = load_particles(shared("adk/particles.star"), box=32)
-    assert (
-        small.pixel_size == 3
-        and torch.allclose(small.shifts_px * 2, particles.shifts_px)
-        and small.images([0]).shape == (1, 32, 32)
-    )
+    assert small.pixel_size == 3
+    assert torch.allclose(small.shifts_px * 2, particles.shifts_px)
+    assert small.images([0]).shape == (1, 32, 32)
 
 
 def test_contrast_needs_few_images_and_follows_the_data(shared):
@@ -472,10 +456,8 @@ def test_contrast_needs_few_images_and_follows_the_data(shared):
     for start in range(0, 4000, 500):
         rows = np.arange(start, start + 50)
         arguments = particles.ctf_params[rows], particles.shifts_px[rows], particles.pixel_size
-        assert (
-            detect_sign(particles.images(rows), *arguments)[0] == 1
-            and detect_sign(5 - 3 * particles.images(rows), *arguments)[0] == -1
-        )
+        assert detect_sign(particles.images(rows), *arguments)[0] == 1
+        assert detect_sign(5 - 3 * particles.images(rows), *arguments)[0] == -1
 
 
 # ---------------------------------------------------------------- round trips
@@ -490,11 +472,12 @@ def test_write_star_round_trip(tmp_path):
     )  # tilt 0 and 180
     shifts = torch.arange(12.0).reshape(6, 2) - 5
     again = load_particles(write_star(particles, tmp_path / "again.star", rotations, shifts))
-    assert torch.allclose(again.rotations, rotations, atol=1e-6) and torch.allclose(
-        again.shifts_px, shifts, atol=1e-5
-    )
-    assert list(again.table) == list(particles.table) and len(again.optics) == 1
-    assert again.table["rlnTomoName"][3] == "0007" and again.table["rlnTiny"][0] == 1.2345678e-7
+    assert torch.allclose(again.rotations, rotations, atol=1e-6)
+    assert torch.allclose(again.shifts_px, shifts, atol=1e-5)
+    assert list(again.table) == list(particles.table)
+    assert len(again.optics) == 1
+    assert again.table["rlnTomoName"][3] == "0007"
+    assert again.table["rlnTiny"][0] == 1.2345678e-7
 
 
 def test_optics_group_values_reach_their_particles(tmp_path):
@@ -505,9 +488,8 @@ def test_optics_group_values_reach_their_particles(tmp_path):
     )
     starfile.write(blocks, star)
     params = load_particles(star).ctf_params
-    assert params[:, 3].tolist() == [200, 300, 200, 300, 300, 200] and params[
-        0, 4
-    ] == pytest.approx(0.01)
+    assert params[:, 3].tolist() == [200, 300, 200, 300, 300, 200]
+    assert params[0, 4] == pytest.approx(0.01)
     blocks["optics"]["rlnImagePixelSize"] = [1.5, 1.500001]
     starfile.write(blocks, star)
     assert load_particles(star).pixel_size == pytest.approx(1.5), (
@@ -525,10 +507,8 @@ def test_many_stacks_keep_order_and_few_open_files(tmp_path):
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, limits[1]), limits[1]))
     try:
         particles = load_particles(star, invert=False)
-        assert (
-            np.array_equal(particles.whole(1 << 20), images[order])
-            and len(particles.stacks.open) <= 64
-        )
+        assert np.array_equal(particles.whole(1 << 20), images[order])
+        assert len(particles.stacks.open) <= 64
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
@@ -538,9 +518,8 @@ def test_other_modes(tmp_path, dtype):
     images = (noise() * 20 + 60).astype(dtype)
     mrcfile.new(tmp_path / "s.mrcs", images).close()
     particles = load_particles(make(tmp_path, None, rows=6), invert=False)
-    assert particles.images([4, 0]).dtype == torch.float32 and np.array_equal(
-        particles.images([4, 0]), images[[4, 0]].astype(np.float32)
-    )
+    assert particles.images([4, 0]).dtype == torch.float32
+    assert np.array_equal(particles.images([4, 0]), images[[4, 0]].astype(np.float32))
 
 
 def test_big_endian_and_single_image(tmp_path):
@@ -573,7 +552,8 @@ def test_nan_constant_and_infinite_images_are_named(tmp_path):
             images[3, 2, 2] = value
         particles = load_particles(make(tmp_path / str(k), images), invert=False)
         message = refused(particles.statistics)
-        assert word in message and "row 4 (4@s.mrcs)" in message
+        assert word in message
+        assert "row 4 (4@s.mrcs)" in message
         if value is not None:
             assert "row 4" in refused(particles.images, [1, 3])
 
@@ -650,11 +630,9 @@ def test_full_disk(tmp_path, monkeypatch):
         lambda: write_map(tmp_path / "v.mrc", np.zeros((4, 4, 4)), 1.0)
     )
     monkeypatch.undo()
-    assert (
-        (tmp_path / "poses.star").read_text() == "precious"
-        and not (tmp_path / "v.mrc").exists()
-        and not list(tmp_path.glob(".tmp*"))
-    )
+    assert (tmp_path / "poses.star").read_text() == "precious"
+    assert not (tmp_path / "v.mrc").exists()
+    assert not list(tmp_path.glob(".tmp*"))
 
 
 def test_memory_stays_bounded(tmp_path):
@@ -672,4 +650,5 @@ def test_memory_stays_bounded(tmp_path):
     particles.statistics(chunk=64)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 10e6 and particles.whole(80_000_000) is None
+    assert peak < 10e6
+    assert particles.whole(80_000_000) is None
