@@ -7,13 +7,20 @@ __all__ = ['InputError', 'check_box']
 
 # %% ../../nbs/core/00_conventions.ipynb #fca3dd19
 class InputError(ValueError):
-    "Bad input: one line that says what was expected, what was found and what to do. The command line turns it into exit status 2."
+    """Bad input: one line that says what was expected, what was found and what to do.
+
+    The command line turns it into exit status 2.
+    """
 
 # %% ../../nbs/core/00_conventions.ipynb #83a26271
 def check_box(box: int, what: str = "image") -> int:
-    "Return `box` if it is a positive even number of pixels, else raise `InputError`: the centre is defined as pixel box//2."
+    """Return `box` if it is a positive even number of pixels, else raise `InputError`.
+
+    The centre is defined as pixel box//2.
+    """
     if int(box) != box or box < 4 or box % 2:
         raise InputError(
-            f"{what}: expected an even box of at least 4 pixels, found {box}; crop or pad by one pixel, or use --box with an even number"
+            f"{what}: expected an even box of at least 4 pixels, found {box}; "
+            "crop or pad by one pixel, or use --box with an even number"
         )
     return int(box)

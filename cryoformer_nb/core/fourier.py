@@ -14,23 +14,28 @@ from torch import Tensor
 def rfft2c(
     image: Tensor,  # (..., y, x) real
 ) -> Tensor:  # (..., y, x//2+1) complex
-    "Half transform of an image with the origin at pixel D//2: `rfft2(ifftshift(image))`. Frequencies as in `frequencies`."
+    """Half transform of an image with the origin at pixel D//2: `rfft2(ifftshift(image))`.
+
+    Frequencies as in `frequencies`.
+    """
     return torch.fft.rfft2(torch.fft.ifftshift(image, dim=(-2, -1)))
 
 
 def irfft2c(
     transform: Tensor,  # (..., y, x//2+1) complex
 ) -> Tensor:  # (..., y, x) real, centred
-    "Inverse of `rfft2c` (the box is even, so the number of rows is the number of columns of the image)."
-    return torch.fft.fftshift(
-        torch.fft.irfft2(transform, s=(transform.shape[-2],) * 2), dim=(-2, -1)
-    )
+    "Inverse of `rfft2c`; the image has as many columns as the transform has rows."
+    image = torch.fft.irfft2(transform, s=(transform.shape[-2],) * 2)
+    return torch.fft.fftshift(image, dim=(-2, -1))
 
 
 def fftc3(
     volume: Tensor,  # (..., z, y, x) real or complex
 ) -> Tensor:  # (..., z, y, x) complex, frequency 0 first
-    "Full 3D transform with the origin at voxel D//2; not shifted, frequencies in the order of `torch.fft.fftfreq`."
+    """Full 3D transform with the origin at voxel D//2.
+
+    Not shifted: frequencies in the order of `torch.fft.fftfreq`.
+    """
     return torch.fft.fftn(torch.fft.ifftshift(volume, dim=(-3, -2, -1)), dim=(-3, -2, -1))
 
 
@@ -47,10 +52,8 @@ def frequencies(
     device=None,
 ) -> Tensor:  # (box, box//2+1, 2) of (fx, fy) in 1/A
     "Spatial frequency of each element of `rfft2c`."
-    fy, fx = (
-        torch.fft.fftfreq(box, pixel_size, device=device),
-        torch.fft.rfftfreq(box, pixel_size, device=device),
-    )
+    fy = torch.fft.fftfreq(box, pixel_size, device=device)
+    fx = torch.fft.rfftfreq(box, pixel_size, device=device)
     return torch.stack([fx.expand(box, -1), fy[:, None].expand(-1, box // 2 + 1)], -1)
 
 
@@ -81,9 +84,8 @@ def _fourier_crop(x: Tensor, box: int, ndim: int) -> Tensor:
     old, dims = x.shape[-1], tuple(range(-ndim, 0))
     if box == old:
         return x
-    F = torch.fft.fftshift(
-        torch.fft.rfftn(torch.fft.ifftshift(x, dim=dims), dim=dims), dim=dims[:-1]
-    )
+    F = torch.fft.rfftn(torch.fft.ifftshift(x, dim=dims), dim=dims)
+    F = torch.fft.fftshift(F, dim=dims[:-1])
     if box < old:
         cut = slice((old - box) // 2, (old + box) // 2)
         F = F[(..., *[cut] * (ndim - 1), slice(0, box // 2 + 1))]
@@ -97,12 +99,18 @@ def _fourier_crop(x: Tensor, box: int, ndim: int) -> Tensor:
 
 
 def fourier_crop2(image: Tensor, box: int) -> Tensor:
-    "Images (..., y, x) resampled to an even `box`, grey values and centre kept; pads with zeros if `box` is larger."
+    """Images (..., y, x) resampled to an even `box`, grey values and centre kept.
+
+    Pads the transform with zeros if `box` is larger.
+    """
     return _fourier_crop(image, box, 2)
 
 
 def fourier_crop3(volume: Tensor, box: int) -> Tensor:
-    "Volumes (..., z, y, x) resampled to an even `box`, grey values and centre kept; pads with zeros if `box` is larger."
+    """Volumes (..., z, y, x) resampled to an even `box`, grey values and centre kept.
+
+    Pads the transform with zeros if `box` is larger.
+    """
     return _fourier_crop(volume, box, 3)
 
 # %% ../../nbs/core/02_fourier.ipynb #8601f677
@@ -117,7 +125,6 @@ def lowpass(
     k = torch.fft.fftfreq(box, 1 / box, device=volume.device)
     radius = (k[:, None, None] ** 2 + k[:, None] ** 2 + k[: box // 2 + 1] ** 2).sqrt()
     t = ((radius - box * pixel_size / resolution) / width + 0.5).clamp(0, 1)
-    F = torch.fft.rfftn(volume, dim=(-3, -2, -1)) * (0.5 + 0.5 * torch.cos(torch.pi * t)).to(
-        volume.dtype
-    )
+    passed = (0.5 + 0.5 * torch.cos(torch.pi * t)).to(volume.dtype)
+    F = torch.fft.rfftn(volume, dim=(-3, -2, -1)) * passed
     return torch.fft.irfftn(F, s=(box,) * 3, dim=(-3, -2, -1))

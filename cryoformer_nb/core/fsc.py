@@ -19,35 +19,37 @@ def fsc_curves(
     a: torch.Tensor,  # (..., D, D, D)
     b: torch.Tensor,  # (..., D, D, D), broadcast against a
 ) -> torch.Tensor:
-    "FSC of shells 0..D/2, (..., D//2+1); shell = rint(radius). Differentiable; 0 where a map has no power."
+    """FSC of shells 0..D/2, (..., D//2+1); shell = rint(radius).
+
+    Differentiable; 0 where a map has no power.
+    """
     box = a.shape[-1]
     shells = shell_index(box, 3).to(a.device).flatten()
     keep = shells <= box // 2
 
     def power(x):
-        return torch.zeros(*x.shape[:-1], box // 2 + 1, dtype=x.dtype, device=x.device).index_add(
-            -1, shells[keep], x[..., keep]
-        )
+        "Sum over each shell, (..., D//2+1)."
+        empty = torch.zeros(*x.shape[:-1], box // 2 + 1, dtype=x.dtype, device=x.device)
+        return empty.index_add(-1, shells[keep], x[..., keep])
 
     Fa, Fb = fftc3(a).flatten(-3), fftc3(b).flatten(-3)
     cross = power(Fa.real * Fb.real + Fa.imag * Fb.imag)
     norm = power(Fa.abs() ** 2) * power(Fb.abs() ** 2)
-    return torch.where(
-        norm > 0,
-        cross / norm.clamp(min=torch.finfo(norm.dtype).tiny).sqrt(),
-        torch.zeros_like(cross),
-    )
+    value = cross / norm.clamp(min=torch.finfo(norm.dtype).tiny).sqrt()
+    return torch.where(norm > 0, value, torch.zeros_like(cross))
 
 # %% ../../nbs/core/06_fsc.ipynb #d2c8882d
 def crossing(
     value: np.ndarray,  # (s,) FSC of shells 0, 1, 2, ...
     threshold: float,
 ) -> float:
-    "The (fractional) shell where the curve first falls below `threshold`; the last shell if it never does, 0 if it starts below."
+    """The (fractional) shell where the curve first falls below `threshold`.
+
+    The last shell if it never does, 0 if it starts below.
+    """
     value = np.asarray(value, dtype=np.float64)
-    below = (
-        np.flatnonzero(value[1:] < threshold) + 1
-    )  # shell 0 is the mean grey value and says nothing
+    # shell 0 is the mean grey value and says nothing
+    below = np.flatnonzero(value[1:] < threshold) + 1
     if not len(below):
         return float(len(value) - 1)
     s = below[0]
@@ -72,21 +74,25 @@ def fsc(
     pixel_size: float = 1.0,  # A
     mask=None,  # (D, D, D) soft mask, applied to both
 ) -> FSC:
-    "FSC of two maps with its resolutions, never better than Nyquist (2 pixels), infinite if below the threshold throughout. `InputError` if boxes differ."
+    """FSC of two maps with its resolutions.
+
+    Never better than Nyquist (2 pixels), infinite if below the threshold throughout. `InputError`
+    if boxes differ.
+    """
     a, b = (torch.as_tensor(np.asarray(v), dtype=torch.float64) for v in (a, b))
     for v, what in ((b, "second map"), (mask, "mask")):
         if v is not None and tuple(v.shape) != tuple(a.shape):
             raise InputError(
-                f"FSC: expected maps of one box, found {tuple(a.shape)} and a {what} of {tuple(v.shape)}; resample one of them"
+                f"FSC: expected maps of one box, found {tuple(a.shape)} and a {what} of "
+                f"{tuple(v.shape)}; resample one of them"
             )
     if a.ndim != 3 or len(set(a.shape)) > 1:
         raise InputError(f"FSC: expected cubic maps, found {tuple(a.shape)}")
     box = check_box(a.shape[0], "FSC")
     if mask is not None:
-        a, b = (v * torch.as_tensor(np.asarray(mask), dtype=torch.float64) for v in (a, b))
+        mask = torch.as_tensor(np.asarray(mask), dtype=torch.float64)
+        a, b = a * mask, b * mask
     value, shell = fsc_curves(a, b).numpy(), np.arange(box // 2 + 1)
-    resolution = [
-        box * pixel_size / s if s > 0 else np.inf
-        for s in (crossing(value, t) for t in (0.5, 0.143))
-    ]
+    crossed = [crossing(value, threshold) for threshold in (0.5, 0.143)]
+    resolution = [box * pixel_size / s if s > 0 else np.inf for s in crossed]
     return FSC(shell, shell / (box * pixel_size), value, *resolution)

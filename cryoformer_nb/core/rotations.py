@@ -33,7 +33,10 @@ def euler_to_matrix(
 def matrix_to_euler(
     R: Tensor,  # (..., 3, 3)
 ) -> Tensor:  # (..., 3) of (rot, tilt, psi) in degrees, tilt in 0..180
-    "Inverse of `euler_to_matrix`; where tilt is 0 or 180, rot is arbitrary but the three angles give back R."
+    """Inverse of `euler_to_matrix`.
+
+    Where tilt is 0 or 180, rot is arbitrary but the three angles give back R.
+    """
     rot = torch.atan2(R[..., 2, 1], R[..., 2, 0])
     tilt = torch.atan2(torch.hypot(R[..., 2, 0], R[..., 2, 1]), R[..., 2, 2])
     rest = R @ _turn(rot, 2) @ _turn(tilt, 1)  # = Rz(-psi)
@@ -71,7 +74,10 @@ def random_rotations(n: int, generator: torch.Generator | None = None) -> Tensor
 def sixd_to_matrix(
     a: Tensor,  # (..., 6): two vectors, the first two columns of R before orthogonalisation
 ) -> Tensor:  # (..., 3, 3)
-    "Gram-Schmidt: two vectors (S2 x S2) to a rotation matrix; differentiable wherever they are neither zero nor parallel."
+    """Gram-Schmidt: two vectors (S2 x S2) to a rotation matrix (Zhou et al. 2019).
+
+    Differentiable wherever they are neither zero nor parallel.
+    """
     x = torch.nn.functional.normalize(a[..., :3], dim=-1)
     y = torch.nn.functional.normalize(a[..., 3:], dim=-1)
     y = torch.nn.functional.normalize(y - (x * y).sum(-1, keepdim=True) * x, dim=-1)
@@ -102,7 +108,10 @@ def geodesic_angle(
     Ra: Tensor,  # (..., 3, 3)
     Rb: Tensor,  # (..., 3, 3)
 ) -> Tensor:  # (...) radians, 0..pi
-    "The angle of the one rotation that takes Ra to Rb; accurate and with a finite gradient from 0 to pi."
+    """The angle of the one rotation that takes Ra to Rb.
+
+    Accurate, and with a finite gradient, from 0 to pi.
+    """
     M = Ra.mT @ Rb
     sine = torch.linalg.vector_norm(M - M.mT, dim=(-2, -1)) / 8**0.5
     return torch.atan2(sine, (M.diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2)

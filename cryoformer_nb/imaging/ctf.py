@@ -24,8 +24,10 @@ CTF_COLUMNS = (
 )
 
 
-def wavelength(voltage_kv):
-    "Wavelength in A of an electron accelerated by `voltage_kv` (kV), number or tensor; de Broglie with the relativistic momentum."
+def wavelength(
+    voltage_kv,  # kV, number or tensor
+):  # A
+    "Wavelength of an accelerated electron: de Broglie with the relativistic momentum."
     v = voltage_kv * 1e3
     return 12.2642598 / (v * (1 + v * 0.978475598e-6)) ** 0.5
 
@@ -35,14 +37,13 @@ def ctf(
     box: int,
     pixel_size: float,  # A
 ) -> Tensor:  # (b, box, box//2+1) in the layout of rfft2c
-    "Contrast transfer function in RELION's sign: +amplitude contrast at the origin, bright particles."
+    "Contrast transfer function in RELION's sign: +amplitude contrast at the origin."
     u, v, angle, kv, cs, w, phase = (p[..., None, None] for p in params.unbind(-1))
     fx, fy = frequencies(box, pixel_size, params.device).to(params.dtype).unbind(-1)
     lam, angle = wavelength(kv), torch.deg2rad(angle)
     s2 = fx**2 + fy**2
-    defocus_s2 = 0.5 * (u + v) * s2 + 0.5 * (u - v) * (
-        (fx**2 - fy**2) * torch.cos(2 * angle) + 2 * fx * fy * torch.sin(2 * angle)
-    )
+    turned = (fx**2 - fy**2) * torch.cos(2 * angle) + 2 * fx * fy * torch.sin(2 * angle)
+    defocus_s2 = 0.5 * (u + v) * s2 + 0.5 * (u - v) * turned
     chi = torch.pi * lam * (defocus_s2 - 0.5 * cs * 1e7 * lam**2 * s2**2)
     return torch.sin(chi + torch.deg2rad(phase) + torch.asin(w))
 
