@@ -1,4 +1,6 @@
-"""Every combination of switches trains a step or is refused clearly, and the main ones learn."""
+"""Every combination of switches that Config accepts trains a step and the main ones learn.
+
+Every one that it refuses is a clear error."""
 
 import json
 from dataclasses import replace
@@ -74,12 +76,9 @@ def small(tmp_path_factory):
 
 
 def short(config) -> str:
-    return (
-        " ".join(
-            f"{k}={getattr(config, k)}" for k in SWITCHES if getattr(config, k) != getattr(TINY, k)
-        )
-        or "defaults"
-    )
+    "What is not TINY's."
+    changed = {k: getattr(config, k) for k in SWITCHES if getattr(config, k) != getattr(TINY, k)}
+    return " ".join(f"{k}={v}" for k, v in changed.items()) or "defaults"
 
 
 def step(data, config):
@@ -90,20 +89,23 @@ def step(data, config):
 
 
 def still(name: str, config) -> bool:
-    "Parameters that cannot move: a shift of the keys, and all behind a softmax over one token."
-    return name.endswith("key.bias") or config.tokens == 1 and "norms.1" in name
+    """Parameters that cannot move.
+
+    What a key is shifted by does not change a softmax, and a softmax over one token is 1."""
+    if name.endswith("key.bias"):
+        return True
+    return config.tokens == 1 and "norms.1" in name
 
 
 def check_step(data, config):
     loss, gradients = step(data, config)
     assert np.isfinite(loss), short(config)
     for name, gradient in gradients.items():
-        assert gradient is not None and torch.isfinite(gradient).all(), (
-            f"{short(config)}: {name} has no finite gradient"
-        )
-        assert gradient.abs().max() > 0 or still(name, config), (
-            f"{short(config)}: {name} has no gradient"
-        )
+        where = f"{short(config)}: {name}"
+        assert gradient is not None, f"{where} has no gradient"
+        assert torch.isfinite(gradient).all(), f"{where} has a gradient that is not finite"
+        if not still(name, config):
+            assert gradient.abs().max() > 0, f"{where} has a gradient of zero"
 
 
 @pytest.mark.parametrize("encoder", SWITCHES["encoder"])
@@ -116,7 +118,8 @@ def test_every_combination_trains_a_step(tiny, domain, projector, encoder):
         **SWITCHES
         | dict(domain=(domain,), projector=(projector,), encoder=(encoder,), poses=("given",))
     )
-    assert len(accepted) == 32 and refused == 0
+    assert refused == 0
+    assert len(accepted) == 32
     for config in accepted:
         check_step(tiny, config)
 
@@ -143,7 +146,8 @@ def test_what_is_refused_of_the_product():
         for d, p, r in product(SWITCHES["domain"], SWITCHES["projector"], SWITCHES["poses"])
         if (d == "real" or p == "slice") and (r != "refine" or p == "splat")
     ]
-    assert len(accepted) == 64 * len(allowed) and refused == 64 * (30 - len(allowed))
+    assert len(accepted) == 64 * len(allowed)
+    assert refused == 64 * (30 - len(allowed))
 
 
 @pytest.mark.parametrize(
@@ -186,17 +190,21 @@ def test_4096_queries_train_a_step(small, change):
     check_step(small, replace(TINY, queries=16, batch=2, **change))
 
 
+PAPER = dict(
+    queries=16,
+    encoder="image",
+    encoder_width=128,
+    encoder_layers=10,
+    readout="ffn",
+    interpolation="nearest",
+    projector="ray",
+)
+
+
 def test_the_paper_preset_trains_a_step(small):
     paper = Config.preset("paper")
-    assert (
-        paper.queries,
-        paper.encoder,
-        paper.encoder_width,
-        paper.encoder_layers,
-        paper.readout,
-        paper.interpolation,
-        paper.projector,
-    ) == (16, "image", 128, 10, "ffn", "nearest", "ray")
+    for name, value in PAPER.items():
+        assert getattr(paper, name) == value, name
     check_step(small, replace(paper, batch=2))
 
 
@@ -224,17 +232,11 @@ def test_the_main_ones_learn(small, change):
     trainer = Trainer(small[0], replace(TINY, batch=16, encoder_width=32, **change), small[1])
     y, R, t, h = trainer.batch(np.arange(200))
 
+    @torch.no_grad()
     def loss():
-        with torch.no_grad():
-            return (
-                image_loss(
-                    trainer.model.predict(trainer.model.encode(y, R, t, h), R, t, h),
-                    y,
-                    trainer.weights,
-                )
-                .mean()
-                .item()
-            )
+        z = trainer.model.encode(y, R, t, h)
+        predicted = trainer.model.predict(z, R, t, h)
+        return image_loss(predicted, y, trainer.weights).mean().item()
 
     before = loss()
     for _ in range(30):
@@ -244,7 +246,9 @@ def test_the_main_ones_learn(small, change):
 
 @pytest.mark.parametrize("projector", ["slice", "ray"])
 def test_projectors_agree_on_the_gradient(small, projector):
-    "Images and gradients (pose, base) by another projector, up to half of Nyquist."
+    """The same image by another projector, and the same gradient of the loss in pose and base.
+
+    Up to half of Nyquist, where interpolation is good."""
     results, low = [], frequencies(24).norm(dim=-1) < 0.25
     for method in ("splat", projector):
         trainer = Trainer(small[0], replace(TINY, projector=method), small[1])
@@ -268,20 +272,16 @@ def test_projectors_agree_on_the_gradient(small, projector):
     ],
 )
 def test_a_run_of_each_kind_is_written_resumed_and_read(small, tmp_path, change):
-    "A run folder answers for its volumes, in every domain maps in the units of the images."
+    "A run folder answers for its volumes; in every domain they are maps in units of the images."
     config = replace(TINY, batch=16, **change)
     run = train(small[0], tmp_path / "run", epochs=2, config=config, progress=False)
     again = Run.load(tmp_path / "run")
-    assert again.config == config and np.array_equal(
-        again.volume(run.latents[0]), run.volume(run.latents[0])
-    )
-    assert (
-        np.corrcoef(run.mean.ravel(), (small[1].volume * small[1].support).numpy().ravel())[0, 1]
-        > 0.8
-    )
-    assert len(
-        train(small[0], tmp_path / "run", epochs=3, resume=True, progress=False).history
-    ) >= len(run.history)
+    assert again.config == config
+    assert np.array_equal(again.volume(run.latents[0]), run.volume(run.latents[0]))
+    expected = (small[1].volume * small[1].support).numpy()
+    assert np.corrcoef(run.mean.ravel(), expected.ravel())[0, 1] > 0.8
+    resumed = train(small[0], tmp_path / "run", epochs=3, resume=True, progress=False)
+    assert len(resumed.history) >= len(run.history)
 
 
 REFUSED = {
@@ -314,7 +314,8 @@ REFUSED = {
 def test_what_is_not_accepted_is_a_clear_error(settings):
     with pytest.raises(InputError, match=REFUSED[settings]) as error:
         Config().updated(settings.split())
-    assert "\n" not in str(error.value) and "found" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert "found" in str(error.value)
 
 
 def test_a_hash_grid_that_does_not_fit_the_box(tiny):
@@ -322,55 +323,35 @@ def test_a_hash_grid_that_does_not_fit_the_box(tiny):
         Trainer(tiny[0], Config(base_resolution=64), tiny[1])
 
 
-def test_switches_on_the_command_line(small, tmp_path, capfd):
+def test_a_refused_switch_on_the_command_line(small, tmp_path, capfd):
     star = str(small[0].path)
     assert main(["train", star, "--out", str(tmp_path / "a"), "--set", "domain=fourier"]) == 2
-    assert capfd.readouterr().err.count("\n") == 1 and not (tmp_path / "a").exists()
-    tiny = [
-        f"{k}={getattr(TINY, k)}"
-        for k in (
-            "levels",
-            "log2_table",
-            "base_resolution",
-            "hidden",
-            "blocks",
-            "encoder_width",
-            "encoder_layers",
-        )
-    ]
-    assert (
-        main(
-            [
-                "train",
-                star,
-                "--out",
-                str(tmp_path / "b"),
-                "--epochs",
-                "0.2",
-                "-q",
-                "--config",
-                "paper",
-                "--set",
-                "queries=3",
-                "projector=splat",
-                "spatial_attention=off",
-                *tiny,
-            ]
-        )
-        == 0
-    )
+    assert capfd.readouterr().err.count("\n") == 1
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_preset_that_does_not_exist_on_the_command_line(small, tmp_path, capfd):
+    star = str(small[0].path)
+    assert main(["train", star, "--out", str(tmp_path / "a"), "--config", "papers"]) == 2
+    assert "papers" in capfd.readouterr().err
+
+
+SMALL = ("levels", "log2_table", "base_resolution", "hidden", "blocks")
+WIDTHS = ("encoder_width", "encoder_layers")
+
+
+def test_switches_on_the_command_line(small, tmp_path):
+    "Settings of --set change the preset of --config, and the run is written with both."
+    tiny = [f"{name}={getattr(TINY, name)}" for name in (*SMALL, *WIDTHS)]
+    given = ["queries=3", "projector=splat", "spatial_attention=off", *tiny]
+    options = ["--out", str(tmp_path / "b"), "--epochs", "0.2", "-q", "--config", "paper"]
+    assert main(["train", str(small[0].path), *options, "--set", *given]) == 0
     config = Run.load(tmp_path / "b").config
-    assert (
-        config.latent_dim,
-        config.queries,
-        config.spatial_attention,
-        config.projector,
-        config.readout,
-    ) == (PRESETS["paper"]["latent_dim"], 3, False, "splat", "ffn")
-    assert (
-        main(["train", star, "--out", str(tmp_path / "c"), "--config", "papers"]) == 2
-        and "papers" in capfd.readouterr().err
-    )
+    assert config.queries == 3
+    assert config.spatial_attention is False
+    assert config.projector == "splat"
+    assert config.readout == "ffn", "the preset's"
+    assert config.latent_dim == PRESETS["paper"]["latent_dim"]
 
 
 @pytest.mark.slow
@@ -378,47 +359,28 @@ def test_the_ablation_of_the_command_line(monkeypatch, tmp_path, capfd):
     "The command passes its options on; the table itself is made in bench/02_ablation."
     import cryoformer_nb.bench.ablation as module
 
-    def tiny(size, out, seeds, config, show):
-        return real(
-            size,
-            out,
-            seeds,
-            replace(TINY, seed=config.seed),
-            show,
-            {"full model": {}, "Fourier domain": module.VARIANTS["Fourier domain"]},
-            n=120,
-            box=24,
-            epochs=1,
-        )
-
     real = module.ablation
+    variants = {"full model": {}, "Fourier domain": module.VARIANTS["Fourier domain"]}
+
+    def tiny(size, out, seeds, config, show):
+        config = replace(TINY, seed=config.seed)
+        return real(size, out, seeds, config, show, variants, n=120, box=24, epochs=1)
+
     monkeypatch.setattr(module, "ablation", tiny)
-    assert (
-        main(
-            [
-                "benchmark",
-                "ablation",
-                "--small",
-                "--seeds",
-                "2",
-                "--seed",
-                "5",
-                "--out",
-                str(tmp_path),
-            ]
-        )
-        == 0
-    )
+    options = ["--small", "--seeds", "2", "--seed", "5", "--out", str(tmp_path)]
+    assert main(["benchmark", "ablation", *options]) == 0
     out, err = capfd.readouterr()
-    assert "| Fourier domain |" in out and "±" in out and "Fourier domain" in err
+    assert "| Fourier domain |" in out
+    assert "±" in out
+    assert "Fourier domain" in err
     rows = json.loads((tmp_path / "ablation.json").read_text())["rows"]
-    assert [[r["seed"] for r in row["runs"]] for row in rows] == [
-        [5, 6],
-        [5, 6],
-    ] and "| full model |" in (tmp_path / "ablation.md").read_text()
-    monkeypatch.undo()
-    if not torch.cuda.is_available():
-        assert (
-            main(["benchmark", "ablation", "--full"]) == 2
-            and "expected a GPU" in capfd.readouterr().err
-        )
+    for row in rows:
+        assert [run["seed"] for run in row["runs"]] == [5, 6]
+    assert len(rows) == 2
+    assert "| full model |" in (tmp_path / "ablation.md").read_text()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_the_full_ablation_asks_for_a_gpu(capfd):
+    assert main(["benchmark", "ablation", "--full"]) == 2
+    assert "expected a GPU" in capfd.readouterr().err
