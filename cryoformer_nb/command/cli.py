@@ -223,12 +223,13 @@ def _train(a) -> None:
     from cryoformer_nb.core.files import check_apart, check_folder
     from cryoformer_nb.particles.particles import load_particles
     from cryoformer_nb.training.inference import half_map_fsc
-    from cryoformer_nb.training.train import train
+    from cryoformer_nb.training.train import check_half_sets, train
 
     config = _settings(a)
     check_apart(a.out, a.particles, a.config, a.pose_pkl, a.ctf_pkl, a.passthrough, a.ind)
+    check_half_sets(a.half_sets, a.resume)  # before anything is read
     if not a.resume:
-        check_folder(a.out, a.overwrite)  # before anything is read
+        check_folder(a.out, a.overwrite)
     particles = load_particles(
         a.particles,
         a.datadir,

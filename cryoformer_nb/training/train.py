@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['seconds_an_image', 'Clock', 'set_clock', 'fit', 'aligned', 'new_trainer', 'resumed_trainer', 'train_one',
-           'check_length', 'train']
+           'check_length', 'check_half_sets', 'train']
 
 # %% ../../nbs/training/04_train.ipynb #d8dd0bdc
 import math
@@ -198,6 +198,14 @@ def check_length(minutes: float | None, epochs: float | None) -> None:
         )
 
 
+def check_half_sets(half_sets: bool, resume: bool) -> None:
+    "`InputError` for both."
+    if half_sets and resume:
+        raise InputError(
+            "--half-sets: expected a new run, found --resume; train the half sets in a new folder"
+        )
+
+
 def train(
     particles,  # `Particles`, or the path of a star file
     out,  # run folder to make
@@ -218,10 +226,7 @@ def train(
     """
     started = time.perf_counter() if started is None else started
     check_length(minutes, epochs)
-    if half_sets and resume:
-        raise InputError(
-            "--half-sets: expected a new run, found --resume; train the half sets in a new folder"
-        )
+    check_half_sets(half_sets, resume)
     if not isinstance(particles, Particles):
         particles = load_particles(particles)
     out, config = Path(out), config or Config()
