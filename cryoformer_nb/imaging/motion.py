@@ -379,7 +379,7 @@ def _interpolate(
         way.append(sum(w * move(along(turn, s), start + s * rest) for w, turn, rest in parts))
     return np.stack(way)
 
-
+# %% ../../nbs/imaging/05_motion.ipynb #2fd00abc
 def morph(
     a,  # coordinate file (.pdb, .cif) of the first conformation
     b,  # of the second

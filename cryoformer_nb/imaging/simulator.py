@@ -74,7 +74,7 @@ def draw_particles(
         torch.tensor(params, dtype=torch.float32),
     )
 
-
+# %% ../../nbs/imaging/06_simulator.ipynb #f0540ab2
 def clean_images(
     molecule: Molecule,
     draw: Draw,
