@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['region_weights', 'query_mixing', 'Regions', 'MovingRegions', 'Whole', 'DecoderBlock', 'octant_tokens', 'pooling',
-           'RegionAttention', 'NoAttention', 'DeformationTransformer', 'LatentQuery', 'in_parts', 'DotReadout',
-           'FeedForwardReadout', 'partition', 'make_decoder']
+           'RegionAttention', 'NoAttention', 'DeformationTransformer', 'in_parts', 'DotReadout', 'FeedForwardReadout',
+           'partition', 'LatentQuery', 'make_decoder']
 
 # %% ../../nbs/model/03_transformer.ipynb #8a8ecd8d
 import numpy as np
@@ -240,13 +240,6 @@ class DeformationTransformer(nn.Module):
             q = block(q, tokens)
         return self.out(self.region(q, regional, empty))
 
-
-class LatentQuery(nn.Module):
-    "In place of the transformer: the latent (b, d) is the only query, (b, 1, d)."
-
-    def forward(self, z: Tensor, regional: Tensor, empty: Tensor) -> Tensor:
-        return z[:, None]
-
 # %% ../../nbs/model/03_transformer.ipynb #4083a990
 def in_parts(
     f,  # of arrays (b, ...), returns an array (b, ...)
@@ -304,6 +297,13 @@ def partition(
         return Whole(points)
     kind = Regions if points.ndim == 2 else MovingRegions
     return kind(points, bounds, config.queries, config.interpolation)
+
+
+class LatentQuery(nn.Module):
+    "In place of the transformer: the latent (b, d) is the only query, (b, 1, d)."
+
+    def forward(self, z: Tensor, regional: Tensor, empty: Tensor) -> Tensor:
+        return z[:, None]
 
 
 def make_decoder(config, outputs: int = 1) -> tuple[nn.Module, nn.Module]:
