@@ -37,8 +37,9 @@ def read_checkpoint(path) -> dict:
 def upgraded(state: dict) -> dict:
     """A checkpoint in today's form.
 
-    Before, `particles` held poses too: the present ones if the run had ended, else those it began with. Only of
-    networks were they the last word, as these did not remember what they had said.
+    Before, `particles` held poses too: the present ones if the run had ended, else those it
+    began with. Only of networks were they the last word, as these did not remember what they had
+    said.
     """
     particles, poses = state["particles"], state["poses"]
     if "rotations" in particles:

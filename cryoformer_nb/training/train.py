@@ -221,8 +221,9 @@ def train(
 ) -> Run:
     """Train on particles, their poses given or learnt, and write a run folder.
 
-    `InputError` for bad input; an interrupted run continues with `resume`. With `half_sets` the folder also holds
-    runs on the two half sets, half1 and half2, and their mean maps, half1.mrc and half2.mrc.
+    `InputError` for bad input; an interrupted run continues with `resume`. With `half_sets` the
+    folder also holds runs on the two half sets, half1 and half2, and their mean maps, half1.mrc
+    and half2.mrc.
     """
     started = time.perf_counter() if started is None else started
     check_length(minutes, epochs)
