@@ -76,7 +76,7 @@ def latent_figure(
         yaxis_title=f"PC {b + 1}, latent units ({share[b]:.0%})",
     ).update_layout(margin=dict(l=60, b=50))
 
-
+# %% ../../nbs/show/06_cloud.ipynb #bc663d4f
 def points_trace(x, y, colour, bar: dict) -> go.Scattergl:
     "A point a particle, in one colour or coloured by numbers (N,)."
     marker = dict(size=5 if len(x) < 5000 else 3, opacity=0.65, color=PALETTE[0])
@@ -92,7 +92,7 @@ def points_trace(x, y, colour, bar: dict) -> go.Scattergl:
         hovertemplate="particle %{customdata}<extra></extra>",
     )
 
-# %% ../../nbs/show/06_cloud.ipynb #bc663d4f
+
 def mark_path(
     fig: go.Figure,
     points,  # (n, 2) in the plane
@@ -237,7 +237,7 @@ def _linear(self: Cloud, latents, kind: str, number: int) -> np.ndarray:
         return (latents - self.centre) @ self.components[number - 1]
     return latents[:, number - 1]
 
-
+# %% ../../nbs/show/06_cloud.ipynb #5ed1ee60
 def umap_plane(
     latents,  # (N, d)
 ) -> np.ndarray:  # (N, 2)

@@ -360,6 +360,61 @@ def save_map(
     write_map(path, self.shown_map(), self.run.pixel_size)
     return Path(path)
 
+# %% ../../nbs/show/09_explorer.ipynb #0a200c5c
+@patch
+def hear(
+    self: Explorer,
+    event: dict,  # of `panels.listen`
+) -> None:
+    """Something was clicked or drawn in the plane.
+
+    A selection without extent is the echo of ours, after which plotly has forgotten it."""
+    if event["what"] == "click":
+        if event["trace"] == 1:
+            self.go_to(int(self.drawn.rows[event["point"]]))
+        elif event["trace"] == 0:
+            self.go_to(self.nearest((event["x"], event["y"])))
+    elif event["what"] == "deselected":
+        self.select([], True)
+    elif event.get("xs"):
+        self.select_polygon(np.stack([event["xs"], event["ys"]], 1), True)
+    elif event.get("xrange") and np.ptp(event["xrange"]) > 0:
+        (x0, x1), (y0, y1) = event["xrange"], event["yrange"]
+        self.select_polygon([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], True)
+    else:
+        self._mark_selection(True)
+
+# %% ../../nbs/show/09_explorer.ipynb #04d5843b
+@patch
+def _choose_soon(self: Explorer, which: str, name: str) -> None:
+    "Another axis or colour, computed in the background, and taken back if it cannot be had."
+
+    def job():
+        try:
+            self.choose(which, name, lambda share: self.say(f"{name}: {share:.0%}"))
+        except (InputError, OSError) as error:
+            self._set(**{which: getattr(self.drawn, which)})
+            return self.say(error)
+        self.say(f"{which}: {name}")
+
+    self.say(f"{name} ...")
+    self.measuring(job)  # not the worker of the maps: a click does not wait for it
+
+
+@patch
+def _save_named(self: Explorer) -> None:
+    "Save the selection under the name that the user has typed."
+    path = self.save(self.controls.file.value)
+    self.say(f"{len(self.selected):,} particles saved as {path}")
+
+
+@patch
+def _save_map_beside(self: Explorer) -> None:
+    "Write the shown map beside the selection's file."
+    name = "".join(c if c.isalnum() else "_" for c in self.what) + ".mrc"
+    path = self.save_map(Path(self.controls.file.value).with_name(name))
+    self.say(f"map saved as {path}")
+
 # %% ../../nbs/show/09_explorer.ipynb #047d5c5c
 @patch
 def build(self: Explorer):
@@ -431,58 +486,3 @@ def _try(self: Explorer, action) -> None:
     except (InputError, OSError) as error:
         self.say(error)
         self._set(path=self.maps.name, particle=self.number)
-
-# %% ../../nbs/show/09_explorer.ipynb #04d5843b
-@patch
-def hear(
-    self: Explorer,
-    event: dict,  # of `panels.listen`
-) -> None:
-    """Something was clicked or drawn in the plane.
-
-    A selection without extent is the echo of ours, after which plotly has forgotten it."""
-    if event["what"] == "click":
-        if event["trace"] == 1:
-            self.go_to(int(self.drawn.rows[event["point"]]))
-        elif event["trace"] == 0:
-            self.go_to(self.nearest((event["x"], event["y"])))
-    elif event["what"] == "deselected":
-        self.select([], True)
-    elif event.get("xs"):
-        self.select_polygon(np.stack([event["xs"], event["ys"]], 1), True)
-    elif event.get("xrange") and np.ptp(event["xrange"]) > 0:
-        (x0, x1), (y0, y1) = event["xrange"], event["yrange"]
-        self.select_polygon([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], True)
-    else:
-        self._mark_selection(True)
-
-
-@patch
-def _choose_soon(self: Explorer, which: str, name: str) -> None:
-    "Another axis or colour, computed in the background, and taken back if it cannot be had."
-
-    def job():
-        try:
-            self.choose(which, name, lambda share: self.say(f"{name}: {share:.0%}"))
-        except (InputError, OSError) as error:
-            self._set(**{which: getattr(self.drawn, which)})
-            return self.say(error)
-        self.say(f"{which}: {name}")
-
-    self.say(f"{name} ...")
-    self.measuring(job)  # not the worker of the maps: a click does not wait for it
-
-
-@patch
-def _save_named(self: Explorer) -> None:
-    "Save the selection under the name that the user has typed."
-    path = self.save(self.controls.file.value)
-    self.say(f"{len(self.selected):,} particles saved as {path}")
-
-
-@patch
-def _save_map_beside(self: Explorer) -> None:
-    "Write the shown map beside the selection's file."
-    name = "".join(c if c.isalnum() else "_" for c in self.what) + ".mrc"
-    path = self.save_map(Path(self.controls.file.value).with_name(name))
-    self.say(f"map saved as {path}")

@@ -139,7 +139,7 @@ export default { async render({ model, el }) {
 } };
 """
 
-
+# %% ../../nbs/show/05_molecule.ipynb #81ba99c0
 def molecule_scene(**values):
     "A widget with the scene in the browser: `values` are what it shows, by name."
     traitlets = import_module("traitlets")
@@ -275,7 +275,7 @@ def build(self: MoleculeView):
     room = w.Layout(width="100%", max_width="960px")
     return control(w.VBox, "cf-view-volume", children=[self.scene, controls, c.info], layout=room)
 
-
+# %% ../../nbs/show/05_molecule.ipynb #8e45217a
 @patch
 def _read_controls(self: MoleculeView) -> None:
     "A control was moved."

@@ -329,7 +329,7 @@ def pair_figure(
     )
     return lit(fig.update_layout(margin=dict(l=60, b=60)))
 
-
+# %% ../../nbs/show/07_sides.ipynb #022acd6e
 def _stored_plane(plane: Plane, placed: dict) -> list:
     "The traces of the plane that are stored, the ring last."
     rows = plane.rows[evenly(len(plane.rows), 2500)]

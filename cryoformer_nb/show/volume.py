@@ -294,7 +294,7 @@ def _layer_controls(self: VolumeView) -> dict:
         ),
     )
 
-
+# %% ../../nbs/show/04_volume.ipynb #a595c5cf
 @patch
 def _scene_controls(self: VolumeView) -> dict:
     "Controls of colour, cut and camera, and the line of text."
@@ -402,7 +402,7 @@ def _choose(self: VolumeView, what: str, value) -> None:
     setattr(self, what, value)
     self._set_controls()
 
-
+# %% ../../nbs/show/04_volume.ipynb #5d9f4352
 @patch
 def redraw(self: VolumeView) -> None:
     "New surfaces for the state, in one message to the browser; nothing without a live figure."
