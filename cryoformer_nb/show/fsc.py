@@ -18,7 +18,7 @@ from ..core.files import read_map
 from ..core.fsc import crossing, fsc
 from .panels import Panel, control, live_figure, row
 from .scene import styled
-from ..training.run import Run
+from ..training.run import read_half_maps
 
 # %% ../../nbs/show/11_fsc.ipynb #1d9a12cd
 _COARSE = (100, 50, 40, 30, 20, 15, 12, 10, 8, 7, 6, 5)
@@ -294,10 +294,7 @@ def show_fsc(
 ) -> FscView:
     """Curves of the Fourier shell correlation, thresholds and resolutions. `InputError` if there is
     nothing to compare."""
-    if isinstance(a, (str, Path)) and Path(a).is_dir():
-        a = Run(a)
-    if hasattr(a, "path"):
-        run = a
-        a, b = run.half_maps
-        pixel_size = pixel_size or run.pixel_size
+    if hasattr(a, "path") or isinstance(a, (str, Path)) and Path(a).is_dir():
+        a, b, found = read_half_maps(getattr(a, "path", a))
+        pixel_size = pixel_size or found
     return FscView(*read_curves(_pairs(a, b, mask), pixel_size), threshold, height)

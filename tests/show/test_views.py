@@ -11,8 +11,18 @@ import torch
 pytest.importorskip("ipywidgets")
 pytest.importorskip("anywidget")
 
-from cryoformer_nb import Run, show_fsc, show_particles, show_poses, show_training, simulate, train
+from cryoformer_nb import (
+    Run,
+    fsc,
+    show_fsc,
+    show_particles,
+    show_poses,
+    show_training,
+    simulate,
+    train,
+)
 from cryoformer_nb.core.conventions import InputError
+from cryoformer_nb.core.files import write_map
 from cryoformer_nb.core.rotations import random_rotations, rotvec_to_matrix
 from cryoformer_nb.model.config import Config
 from cryoformer_nb.show.panels import Panel
@@ -173,6 +183,15 @@ def test_half_maps_are_those_of_the_run(run):
         show_fsc(run)
     with pytest.raises(InputError, match="half1.mrc and half2.mrc"):
         show_fsc(run.path)
+
+
+def test_half_maps_need_no_more_than_a_folder(tmp_path):
+    maps = np.random.default_rng(0).normal(size=(2, 16, 16, 16)).astype(np.float32)
+    for number, volume in enumerate(maps, 1):
+        write_map(tmp_path / f"half{number}.mrc", volume, 2.0)
+    view = show_fsc(tmp_path)
+    assert view.pixel_size == 2.0
+    np.testing.assert_allclose(view.curves["no mask"], fsc(*maps, 2.0).value, atol=1e-6)
 
 
 def test_a_panel_without_widgets_is_the_base_of_all():
