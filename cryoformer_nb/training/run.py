@@ -37,9 +37,8 @@ def read_checkpoint(path) -> dict:
 def upgraded(state: dict) -> dict:
     """A checkpoint in today's form.
 
-    Before, `particles` held poses too: the present ones if the run had ended, else those it
-    began with. Only of networks were they the last word, as these did not remember what they had
-    said.
+    Before, `particles` held poses too: the present ones if the run had ended, else those it began
+    with. Only of networks were they the last word, as these did not remember what they had said.
     """
     particles, poses = state["particles"], state["poses"]
     if "rotations" in particles:
@@ -48,7 +47,7 @@ def upgraded(state: dict) -> dict:
             poses.update(latest_rotations=R, latest_shifts_px=t)
     return state
 
-
+# %% ../../nbs/training/02_run.ipynb #be60665e
 def stored_average(state: dict) -> Consensus:
     "The consensus in a checkpoint."
     average, pixel_size = state["average"], state["particles"]["pixel_size"]
@@ -89,10 +88,8 @@ class Run:
         return cls(path)
 
     def __repr__(self) -> str:
-        return (
-            f"Run({str(self.path)!r}: {len(self.latents)} particles, box {self.box} at "
-            f"{self.pixel_size:.3g} A, latent of {self.latents.shape[1]})"
-        )
+        what = f"{len(self.latents)} particles, box {self.box} at {self.pixel_size:.3g} A"
+        return f"Run({str(self.path)!r}: {what}, latent of {self.latents.shape[1]})"
 
     @cached_property
     def checkpoint(self) -> dict:
