@@ -196,7 +196,7 @@ def read_cs(
         table = replace(table, columns=table.columns.assign(rlnRandomSubset=half))
     return replace(table, notes=_left_out(fields))
 
-
+# %% ../../nbs/particles/02_cryosparc.ipynb #e77b2b53
 def _image_names(fields: dict) -> list:
     "`index@stack`, counted from 1; cryoSPARC marks imported paths with a `>`."
     files = [n.decode() if isinstance(n, bytes) else str(n) for n in fields["blob/path"]]

@@ -250,7 +250,7 @@ def subset(
         notes=self.notes + part,
     )
 
-
+# %% ../../nbs/particles/05_particles.ipynb #7b1b0066
 @patch
 def half_rows(self: Particles, strict: bool = True) -> list:
     """The particle numbers of the two half sets.

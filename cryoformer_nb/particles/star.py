@@ -45,7 +45,7 @@ def read_star(path) -> Table:
         blocks["optics"] = pd.DataFrame([blocks["optics"]])  # one group, written without a loop
     return Table(path, blocks[name], blocks.get("optics"), blocks, name)
 
-
+# %% ../../nbs/particles/01_star.ipynb #3e3bf7a5
 def _block_of_particles(path: Path, blocks: dict) -> str:
     "The name of the block with `rlnImageName`."
     names = [
