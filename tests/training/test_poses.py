@@ -161,6 +161,7 @@ class Stop(Exception):
     "Stands for Ctrl-C."
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["refine", "table", "residual", "encoder"])
 def test_poses_of_an_interrupted_run_are_those_of_its_trainer(star, tmp_path, kind):
     "Measured before: after a Newton pass 0.05 rad median, 0.29 rad at most between them."
@@ -188,6 +189,7 @@ def test_a_checkpoint_holds_one_set_of_poses(refined):
     assert len(refined.poses[0]) == refined.checkpoint["particles"]["count"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["refine", "table", "residual"])
 def test_checkpoints_of_before_are_read(star, tmp_path, kind):
     "They held poses beside the particles: final ones of an ended run, else those it began with."
