@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SIZES', 'PAPER', 'COLUMNS', 'PAPER_POSES', 'POSE_SIZES', 'POSE_COLUMNS', 'record', 'cell', 'markdown', 'write_table',
            'Size', 'SetRow', 'table1_row', 'silent', 'table1', 'PoseRow', 'average_fsc', 'posed', 'pose_row',
-           'molecule_reach', 'table2', 'table2_row']
+           'molecule_reach', 'table2_row', 'table2']
 
 # %% ../../nbs/bench/01_tables.ipynb #1bc5ee92
 import json
@@ -282,6 +282,30 @@ def molecule_reach(preset: str) -> float:
     return float(np.linalg.norm(load_molecule(preset).xyz, axis=-1).max())
 
 # %% ../../nbs/bench/01_tables.ipynb #77dbd261
+def table2_row(particles, truth, size: Size, config: Config, run_folder) -> PoseRow:
+    "Train with one way to learn poses, and compare poses, maps and latents with the truth."
+    started = time.perf_counter()
+    run = train(
+        particles,
+        run_folder,
+        minutes=size.minutes,
+        epochs=size.epochs,
+        config=config,
+        progress=False,
+        started=started,
+    )
+    minutes = (time.perf_counter() - started) / 60
+    found = score(run, truth)
+    return pose_row(
+        config.poses,
+        posed(particles, run.poses),
+        truth,
+        latent_r2=found["latent_r2"],
+        mean_fsc=found["mean_fsc"],
+        minutes=minutes,
+    )
+
+# %% ../../nbs/bench/01_tables.ipynb #da003e41
 def table2(
     size: str = "small",  # "small" or "full"
     out=None,  # folder for table2.json and table2.md, written after each row
@@ -330,27 +354,3 @@ def table2(
             title = "Pose refinement (Table 2 of the paper)"
             text = write_table(out, "table2", title, rows, POSE_COLUMNS, notes)
     return rows, text
-
-
-def table2_row(particles, truth, size: Size, config: Config, run_folder) -> PoseRow:
-    "Train with one way to learn poses, and compare poses, maps and latents with the truth."
-    started = time.perf_counter()
-    run = train(
-        particles,
-        run_folder,
-        minutes=size.minutes,
-        epochs=size.epochs,
-        config=config,
-        progress=False,
-        started=started,
-    )
-    minutes = (time.perf_counter() - started) / 60
-    found = score(run, truth)
-    return pose_row(
-        config.poses,
-        posed(particles, run.poses),
-        truth,
-        latent_r2=found["latent_r2"],
-        mean_fsc=found["mean_fsc"],
-        minutes=minutes,
-    )

@@ -186,7 +186,7 @@ def train_one(
         callback(trainer)
     return Run(out)
 
-# %% ../../nbs/training/04_train.ipynb #61868417
+
 def check_length(minutes: float | None, epochs: float | None) -> None:
     "`InputError` for both, or for less than nothing."
     if minutes is not None and epochs is not None:
@@ -205,7 +205,7 @@ def check_half_sets(half_sets: bool, resume: bool) -> None:
             "--half-sets: expected a new run, found --resume; train the half sets in a new folder"
         )
 
-
+# %% ../../nbs/training/04_train.ipynb #4a37517f
 def train(
     particles,  # `Particles`, or the path of a star file
     out,  # run folder to make
