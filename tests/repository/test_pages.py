@@ -109,6 +109,16 @@ def test_tutorial_has_a_picture_early(path):
     assert pictures[0] <= len(every) / 2
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=named)
+def test_links_to_files_exist(path):
+    "Links of the text, as seen from the notebook."
+    for kind, source in cells(path):
+        text = re.sub(r"^```.*?^```|`[^`]*`", "", source, flags=re.M | re.S)
+        for target in re.findall(r"\]\(([^)\s#]+)", text) if kind == "markdown" else ():
+            there = re.match(r"[a-z]+:", target) or (path.parent / target).exists()
+            assert there, f"{path.name} links to {target}, which is not there"
+
+
 @pytest.fixture(scope="module")
 def quarto() -> dict:
     return yaml.safe_load((ROOT / "_quarto.yml").read_text(encoding="utf-8"))
