@@ -111,7 +111,12 @@ def check_step(data, config):
 @pytest.mark.parametrize("encoder", SWITCHES["encoder"])
 @pytest.mark.parametrize(
     "domain, projector",
-    [("real", "splat"), ("real", "slice"), ("real", "ray"), ("fourier", "slice")],
+    [
+        ("real", "splat"),
+        ("real", "slice"),
+        pytest.param("real", "ray", marks=pytest.mark.slow),
+        ("fourier", "slice"),
+    ],
 )
 def test_every_combination_trains_a_step(tiny, domain, projector, encoder):
     accepted, refused = combinations(
@@ -201,6 +206,7 @@ PAPER = dict(
 )
 
 
+@pytest.mark.slow
 def test_the_paper_preset_trains_a_step(small):
     paper = Config.preset("paper")
     for name, value in PAPER.items():

@@ -111,8 +111,11 @@ def every_panel(run, folder) -> dict:
     )
 
 
+EXPLORE = pytest.param("explore", marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize("displayed", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("name", ["explore", "volume", "molecule"])
+@pytest.mark.parametrize("name", [EXPLORE, "volume", "molecule"])
 def test_every_public_method_works(run, tmp_path, name, displayed):
     make, calls = every_panel(run, tmp_path)[name]
     panel = make()

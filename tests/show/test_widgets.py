@@ -88,6 +88,7 @@ def test_a_selection_becomes_a_star_file_that_can_be_trained_on(folder, monkeypa
     assert c.count.value.startswith("<b>0</b>")
 
 
+@pytest.mark.slow
 def test_what_is_clicked_is_what_is_shown(folder, monkeypatch):
     monkeypatch.chdir(folder)
     run = Run(folder / "run")

@@ -180,6 +180,7 @@ def test_minutes_are_kept(star, tmp_path, monkeypatch):
     assert 0.05 * next(ticks) < 60, "and ends within it"
 
 
+@pytest.mark.slow
 def test_full_disk_during_training_keeps_the_last_checkpoint(star, tmp_path, monkeypatch):
     out = tmp_path / "run"
     save = torch.save
@@ -217,6 +218,7 @@ def test_resume_refuses_other_particles(star, tmp_path):
         train(load_particles(star, box=16), tmp_path / "run", epochs=2, resume=True, progress=False)
 
 
+@pytest.mark.slow
 def test_scale_and_contrast_of_the_data_do_not_matter(star, tmp_path, particles):
     "Images times -1000: detected, inverted, the same latents."
     other = tmp_path / "scaled"
