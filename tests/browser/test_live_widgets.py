@@ -281,7 +281,7 @@ def test_training_is_shown_while_it_runs(opened):
         TRAIN.replace("run = train", "started = train").replace(
             "explorer import explore", "training import show_training"
         ),
-        "view = show_training(seconds=0.2)\nrun = train(star, work / 'watched', minutes=0.3, "
+        "view = show_training(seconds=0.2)\nrun = train(star, work / 'watched', minutes=0.6, "
         "config=Config(levels=6), progress=False, callback=view)",
         wait=False,
     )
