@@ -28,6 +28,7 @@ def truth(request, shared, tmp_path_factory):
     return star.parent / "truth"
 
 
+@pytest.mark.slow
 def test_moving_voxels(truth):
     "Some parts move and others do not; the definition is the one of the notebook, voxel by voxel."
     moving, inside = moving_voxels(truth, 32)

@@ -39,6 +39,7 @@ def test_true_volumes_are_those_of_the_file(shared):
         assert np.corrcoef(ours.ravel(), foreign.ravel())[0, 1] > 0.99999
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, box, ceiling", [("adk", 64, 0.79), ("arm", 32, 0.914)])
 def test_ceiling(shared, arm, name, box, ceiling):
     """A run that returns the true population mean for every particle scores the ceiling.

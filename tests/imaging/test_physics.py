@@ -143,6 +143,7 @@ def test_adk_images_are_signal_plus_white_noise(adk):
     )
 
 
+@pytest.mark.slow
 def test_adk_wrong_conventions_lose_the_signal(adk):
     _, images, R, t, params, predict = adk
     right = correlation(predict(R, t, params), images)
