@@ -209,9 +209,10 @@ def method_table(cls: type) -> str:
         function = behind(member)
         if name.startswith("_") or not inspect.isfunction(function):
             continue
-        label = f"<code>{name}</code>"
+        anchor = f"{cls.__name__}.{name}".lower()
+        label = f'<code id="{anchor}">{name}</code>'  # where links to the method lead
         if inspect.getsource(function).lstrip().startswith("@patch"):
-            label = f'<a href="#{cls.__name__}.{name}"><code>{name}</code></a>'.lower()
+            label = f'<a href="#{anchor}"><code>{name}</code></a>'
         first = (inspect.getdoc(function) or "").split("\n\n")[0]
         rows.append(f"| {label} | {in_a_cell(first)} |")
     return "\n\n| method | what it does |\n|---|---|\n" + "\n".join(rows) if rows else ""
