@@ -121,6 +121,7 @@ def adk(shared):
     return truth, images, R, t, params, predict
 
 
+@pytest.mark.slow
 def test_adk_images_are_signal_plus_white_noise(adk):
     _, images, R, t, params, predict = adk
     clean = predict(R, t, params)

@@ -250,7 +250,7 @@ def test_the_main_ones_learn(small, change):
     assert loss() < before - 1e-3
 
 
-@pytest.mark.parametrize("projector", ["slice", "ray"])
+@pytest.mark.parametrize("projector", ["slice", pytest.param("ray", marks=pytest.mark.slow)])
 def test_projectors_agree_on_the_gradient(small, projector):
     """The same image by another projector, and the same gradient of the loss in pose and base.
 
@@ -273,8 +273,8 @@ def test_projectors_agree_on_the_gradient(small, projector):
     "change",
     [
         dict(domain="fourier", projector="slice"),
-        dict(deformation_blocks=False),
-        dict(readout="ffn", spatial_attention=False),
+        pytest.param(dict(deformation_blocks=False), marks=pytest.mark.slow),
+        pytest.param(dict(readout="ffn", spatial_attention=False), marks=pytest.mark.slow),
     ],
 )
 def test_a_run_of_each_kind_is_written_resumed_and_read(small, tmp_path, change):

@@ -297,6 +297,7 @@ def test_cryodrgn_images_are_projections_of_their_volume(shared, stack):
     assert max(agreement(R.mT), agreement(R.flip(0))) < 0.6
 
 
+@pytest.mark.slow
 def test_cryodrgn_shifts_have_our_sign(shared):
     """Half maps of the `hand` set agree best with rotations and shifts as read.
 

@@ -89,7 +89,10 @@ def views(run) -> dict:
     }
 
 
-@pytest.mark.parametrize("name", ["training", "a training to come", "fsc", "particles", "poses"])
+TRAINED = [pytest.param(name, marks=pytest.mark.slow) for name in ("training", "particles")]
+
+
+@pytest.mark.parametrize("name", ["a training to come", "fsc", "poses", *TRAINED])
 def test_every_public_method_works_before_and_after_display(name, run, tmp_path):
     view, calls = views(run)[name]
     calls = calls | dict(static=(), changed=(), save_html=(tmp_path / "view.html",))

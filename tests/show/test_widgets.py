@@ -189,6 +189,7 @@ def test_every_panel_has_classes_and_a_small_static_form(folder):
     }
 
 
+@pytest.mark.slow
 def test_a_kernel_gets_widgets_and_stores_a_figure(folder, monkeypatch):
     "In a kernel a panel offers both forms, with CRYOFORMER_WIDGETS=static only its figure."
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
@@ -233,6 +234,7 @@ def test_particle_view_finds_the_junk(folder):
     assert own.mean() > other.mean() + 0.05
 
 
+@pytest.mark.slow
 def test_hundred_thousand_particles(folder):
     run, rng = Run(folder / "run"), np.random.default_rng(0)
     many = SimpleNamespace(
