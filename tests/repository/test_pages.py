@@ -3,6 +3,8 @@
 import ast
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -85,6 +87,23 @@ def test_tutorial_has_three_exercises(path):
         assert folded, f"the solution is folded: {asked}"
         blocks = re.findall(r"^```python$", solution, flags=re.M)
         assert len(blocks) == 1, f"one block of code in the solution: {asked}"
+
+
+@pytest.mark.parametrize("path", TUTORIALS, ids=named)
+def test_solutions_use_only_names_that_were_defined(path, tmp_path):
+    "A solution runs after the cells above it, so the names that it uses must be theirs or its own."
+    lines = []
+    for kind, source in cells(path):
+        fenced = re.search(r"<details>.*?^```python\n(.*?)^```", source, flags=re.M | re.S)
+        if kind == "code":
+            lines += ["" if re.match(r"\s*[%!]", line) else line for line in source.split("\n")]
+        elif fenced:
+            lines += fenced[1].split("\n")
+    script = tmp_path / "tutorial.py"
+    script.write_text("\n".join(lines), encoding="utf-8")
+    command = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F821,F811", script]
+    found = subprocess.run(command, capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout
 
 
 def draws(cell: dict) -> bool:
