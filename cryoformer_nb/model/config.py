@@ -7,6 +7,9 @@ __all__ = ['CHOICES', 'RANGES', 'PRESETS', 'Network', 'Config', 'is_number', 'ch
 
 # %% ../../nbs/model/00_config.ipynb #ef7374ac
 import math
+import numbers
+import re
+import sys
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -14,6 +17,7 @@ import yaml
 from fastcore.basics import patch
 
 from ..core.conventions import InputError
+from ..core.reading import reading
 
 # %% ../../nbs/model/00_config.ipynb #5853a72b
 @dataclass(frozen=True)
@@ -74,6 +78,8 @@ class Config(Network):
 
     def __post_init__(self):
         check_config(self)
+        for field in fields(self):  # 4.0 is a whole number, but no number of things
+            object.__setattr__(self, field.name, field.type(getattr(self, field.name)))
 
 # %% ../../nbs/model/00_config.ipynb #b29f8f20
 #: The words that a setting may be.
@@ -104,16 +110,33 @@ RANGES = dict(
     finest_resolution=(0, 2048),
     hidden=(1, 65536),
     batch=(1, 65536),
+    encoder_blur_px=(0, 1000),
+    width=(-1000, 1000),
+    seed=(0, 2**53),
+    latent_noise=(0, 1000),
+    latent_penalty=(0, 1e6),
+    lr_table=(0, 1e3),
+    lr_base=(0, 1e3),
+    lr_network=(0, 1e3),
+    lr_pose=(0, 1e3),
+    warmup=(0, 1e9),
+    start_px=(2, 1000),
+    support_updates=(0, 1000),
+    consensus_limit=(2, 1e9),
     pose_angle=(0, math.pi),
     pose_shift_px=(0, 1000),
     pose_updates=(0, 50),
+    pose_weight=(0, 1e6),
     pose_phase=(0, 0.9),
+    memory_gb=(0, 1e6),
+    checkpoint_minutes=(0, 1e6),
 )
 
 # %% ../../nbs/model/00_config.ipynb #764cd661
 def is_number(value) -> bool:
     "A finite number; a switch is none."
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return number and abs(value) <= sys.float_info.max
 
 
 def check_values(config: Config) -> None:
@@ -122,20 +145,24 @@ def check_values(config: Config) -> None:
         if getattr(config, name) not in allowed:
             raise InputError(
                 f"config: expected {name} to be one of {', '.join(allowed)}, "
-                f"found {getattr(config, name)!r}"
+                f"found {getattr(config, name)!r:.80}"
             )
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", str(config.device)):
+        raise InputError(
+            f"config: expected device to be auto, cpu, cuda or cuda:0, found {config.device!r:.80}"
+        )
     for field in fields(config):
         name, value = field.name, getattr(config, field.name)
         if field.type is bool and not isinstance(value, bool):
-            raise InputError(f"config: expected {name} to be on or off, found {value!r}")
+            raise InputError(f"config: expected {name} to be on or off, found {value!r:.80}")
         if field.type is int and not (is_number(value) and value == int(value)):
-            raise InputError(f"config: expected {name} to be a whole number, found {value!r}")
+            raise InputError(f"config: expected {name} to be a whole number, found {value!r:.80}")
         if field.type is float and not is_number(value):
-            raise InputError(f"config: expected {name} to be a number, found {value!r}")
+            raise InputError(f"config: expected {name} to be a number, found {value!r:.80}")
     for name, (low, high) in RANGES.items():
         value = getattr(config, name)
         if not low <= value <= high:
-            raise InputError(f"config: expected {name} from {low} to {high}, found {value}")
+            raise InputError(f"config: expected {name} from {low:g} to {high:g}, found {value}")
 
 # %% ../../nbs/model/00_config.ipynb #39cf5a8c
 def check_config(config: Config) -> None:
@@ -195,11 +222,18 @@ def updated(
             )
         kind = kinds[key]
         try:
-            changes[key] = on_off(value) if kind is bool else kind(value)
-        except ValueError:
+            changes[key] = on_off(value) if kind is bool else _number(value, kind)
+        except (ValueError, OverflowError):
             expected = "on or off" if kind is bool else kind.__name__
-            raise InputError(f"--set {key}: expected {expected}, found {value!r}") from None
+            raise InputError(f"--set {key}: expected {expected}, found {value!r:.80}") from None
     return replace(self, **changes)
+
+
+def _number(text: str, kind: type):
+    "A word, or a number: whole ones may be written 4.0. `ValueError` for anything else."
+    if kind is int and float(text) == int(float(text)):
+        return int(text) if text.strip().lstrip("+-").isdecimal() else int(float(text))
+    return kind(text)
 
 # %% ../../nbs/model/00_config.ipynb #5f768434
 #: Named settings: what differs from the defaults, or is the paper's though it does not.
@@ -243,19 +277,24 @@ def load(
     "Settings from a file; `InputError` if it is missing, unreadable or names an unknown setting."
     if str(path) in PRESETS:
         return cls.preset(str(path))
-    try:
-        found = yaml.safe_load(Path(path).read_text()) or {}
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{path}: expected a YAML file of settings, found {' '.join(str(error).split())}"
-        ) from error
+    with reading(path, "a YAML file of settings") as file:
+        if file.stat().st_size > 1 << 20:
+            raise ValueError("more than a megabyte")
+        found = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     known = {field.name for field in fields(cls)}
     if not isinstance(found, dict):
         wrong = [type(found).__name__]
     else:
-        wrong = [str(name) for name in set(found) - known]
+        wrong = [f"{name!s:.40}" for name in list(found) if name not in known]
     if wrong:
         raise InputError(
-            f"{path}: expected settings among {', '.join(sorted(known))}, found {', '.join(wrong)}"
+            f"{path}: expected settings among {', '.join(sorted(known))}, "
+            f"found {', '.join(wrong[:6])}"
+        )
+    nested = [k for k, value in found.items() if not isinstance(value, (str, int, float))]
+    if nested:  # not repeated: a kilobyte of references can be written out as terabytes
+        raise InputError(
+            f"{path}: expected a word, a number or a switch for each setting, found "
+            f"{nested[0]} as {type(found[nested[0]]).__name__}; write one value"
         )
     return cls(**found)
