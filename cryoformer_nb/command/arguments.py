@@ -142,9 +142,9 @@ particles          RELION .star file, cryoSPARC .cs file, cryoDRGN folder, or an
 _SIMULATE = options(
     """
 out OUT           folder to write: particles.star, particles.mrcs, truth/
---preset          arm, spike; a set of the paper: pedv (with --from and --to), one_d_motion; or a
-                  file of atoms with one model a conformation: .npz, .pdb, .cif (default arm, unless
-                  --from and --to are given)
+--preset          arm, spike, limbs; a set of the paper: pedv (with --from, --to), one_d_motion; or
+                  a file of atoms with one model a conformation: .npz, .pdb, .cif (default arm,
+                  unless --from and --to are given)
 --from A.cif      first of two conformations of a molecule (PDB or mmCIF), together with --to: its
                   domains move as screws from one to the other
 --to B.cif        second conformation, residues matched by chain and number
@@ -255,7 +255,7 @@ notebook NOTEBOOK.ipynb  notebook with its outputs
 _DEMO = options(
     """
 --out DIR    folder to write (default %(default)s)
---preset     arm or spike (default %(default)s)
+--preset     arm, spike or limbs (default %(default)s)
 --minutes M  wall time of everything together in minutes (default %(default)g)
 -n N         number of particles (default %(default)s)
 --box D      box of the images in pixels (default %(default)s)

@@ -310,8 +310,12 @@ def _flexibility(a) -> None:
 def _describe_score(s: dict) -> str:
     "The numbers of a score, a line each."
     count = len(s["particles"])
+    asked = "the true state from the latent, by 20 neighbours"
+    if "coordinates_r2" in s:
+        each = " ".join(f"{value:.3f}" for value in s["coordinates_r2"])
+        asked = f"average over the true coordinates: {each}"
     lines = [
-        f"latent R2  {s['latent_r2']:.3f}   the true state from the latent, by 20 neighbours",
+        f"latent R2  {s['latent_r2']:.3f}   {asked}",
         f"mean FSC   {s['mean_fsc']:.3f}   maps of {count} particles against their own true maps",
         f"ceiling    {s['ceiling']:.3f}   the average of all true maps against the same",
     ]

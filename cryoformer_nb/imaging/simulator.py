@@ -210,7 +210,10 @@ def _write_truth(folder: Path, molecule: Molecule, draw: Draw, box: int, pixel_s
     sigma = SIGMA_PX * pixel_size
     xyz, weight = molecule.xyz.astype(np.float32), molecule.weight.astype(np.float32)
     with atomic_path(folder / "atoms.npz") as name:
-        np.savez(name, xyz=xyz, weight=weight, sigma=np.float32(sigma))
+        arrays = dict(xyz=xyz, weight=weight, sigma=np.float32(sigma))
+        if molecule.coordinates is not None:
+            arrays["coordinates"] = molecule.coordinates
+        np.savez(name, **arrays)
     arrays = {
         "labels": draw.labels,
         "rotations": draw.rotations.numpy(),
@@ -226,10 +229,10 @@ def _write_truth(folder: Path, molecule: Molecule, draw: Draw, box: int, pixel_s
 
 def simulate(
     out,  # folder to make
-    preset="arm",  # "arm", "spike", a file of atoms (.npz, .pdb, .cif), or a `Molecule`
+    preset="arm",  # "arm", "spike", "limbs", a file of atoms (.npz, .pdb, .cif), or a `Molecule`
     n: int = 4000,  # particles
     box: int = 64,  # pixels
-    pixel_size: float | None = None,  # A; default the preset's field (arm 96 A, spike 144 A) / box
+    pixel_size: float | None = None,  # A; default the preset's field (arm 96 A) / box
     snr: float = 0.1,  # variance of the CTF-modulated signal / variance of the noise
     shift_px: float = 0.0,  # shifts are uniform in +-shift_px
     seed: int = 0,
