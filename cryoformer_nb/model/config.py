@@ -47,6 +47,7 @@ class Network:
     base_resolution: int = 16  # lattice points per axis of the coarsest level
     finest_resolution: int = 0  # 0: the box; in Fourier space the width of the molecule
     hidden: int = 64  # width of the layer behind the hash volume
+    backend: str = "auto"  # of the hash volume: torch or tcnn; auto: tcnn on a GPU that has it
     width: float = 0.0  # A, Gaussian width of a scatterer; 0: by Guinier, negative: none
 
 # %% ../../nbs/model/00_config.ipynb #b77fcaea
@@ -89,6 +90,7 @@ CHOICES = dict(
     projector=("splat", "slice", "ray"),
     readout=("dot", "ffn"),
     interpolation=("trilinear", "nearest"),
+    backend=("auto", "torch", "tcnn"),
     poses=("given", "refine", "table", "residual", "encoder"),
 )
 
@@ -188,6 +190,11 @@ def check_config(config: Config) -> None:
         raise InputError(
             f"config: expected a multiple of 4 channels a head with queries={c.queries}, "
             f"or attention needs memory of N x N, found {c.channels // c.heads}"
+        )
+    if c.backend == "tcnn" and (c.device == "cpu" or c.features not in (1, 2, 4, 8)):
+        raise InputError(
+            "config: expected device=auto or cuda and features of 1, 2, 4 or 8 with backend=tcnn, "
+            f"found device={c.device} and features={c.features}; or take backend=torch"
         )
     if 0 < c.finest_resolution < c.base_resolution:
         raise InputError(

@@ -21,7 +21,7 @@ from cryoformer_nb.imaging.projector import (
     splat_kernel,
 )
 from .encoders import make_encoder, mlp
-from .hash_volume import HashGrid, lattice_encoding
+from .hash_volume import HashGrid, fixed_encoding
 from .transformer import in_parts, make_decoder, partition, pooling
 
 # %% ../../nbs/model/04_model.ipynb #2f403316
@@ -71,7 +71,7 @@ class Support:
         box, device = mask.shape[-1], grid.table.device
         self.mask = mask
         self.coords = lattice_coordinates(box, mask.cpu()).to(device)  # (v, 3) px
-        self.encode = lattice_encoding(grid, unit_coordinates(self.coords, box))
+        self.encode = fixed_encoding(grid, unit_coordinates(self.coords, box))
         self.regions = partition(self.coords, bounds, config)
         self.pool, self.empty = pooling(self.coords, bounds, config.queries)
 
@@ -104,7 +104,8 @@ class CryoFormer(nn.Module):
         self.register_buffer("envelope", gaussian_envelope(box, width_px))
         self.register_buffer("smooth", gaussian_envelope(box, c.encoder_blur_px))
         finest = self.finest(coords)
-        self.grid = HashGrid(c.levels, c.features, c.log2_table, c.base_resolution, finest)
+        sizes = c.levels, c.features, c.log2_table, c.base_resolution, finest
+        self.grid = HashGrid(*sizes, c.backend)
         self.field = mlp([self.grid.width, c.hidden, self.outputs * (1 + c.channels)])
         self.transformer, self.readout = make_decoder(c, self.outputs)
         self.encoder = make_encoder(c, box, coords)
@@ -142,8 +143,7 @@ def set_support(
 @patch
 def features(self: CryoFormer) -> tuple[Tensor, Tensor]:
     "Logit without deformation (v,) and spatial features (v, C) on the support."
-    encoded = self.support.encode(self.grid.table).reshape(len(self.support.coords), -1)
-    out = self.field(encoded)
+    out = self.field(self.support.encode(self.grid.table))
     return out[:, 0] + self.base, out[:, 1:]
 
 
