@@ -255,7 +255,7 @@ def table1(
     notes = [
         f"Made by `cryoformer benchmark table1 --{size}`. Maps of 100 particles against their own "
         "true maps; FSC over all shells, no mask. The paper's figures are of its own molecules, "
-        f"50,000 images of 128 px and one GPU ({PAPER_SOURCE}). Its Table 1, resolution in A:",
+        f"50,000 images of 128 px and one GPU ({PAPER_SOURCE}). Resolutions (A) of its Table 1:",
         paper_table1(),
     ]
     with tempfile.TemporaryDirectory() as folder:
