@@ -18,7 +18,7 @@ from ..core.figures import PALETTE
 from ..core.files import write_map
 from .cloud import Cloud, inside
 from .controls import control_rows, explorer_controls
-from .panels import Panel, Worker, control, listen, live_figure
+from .panels import Panel, Worker, control, live_figure
 from .sides import Plane, Player, pair_figure
 from ..training.inference import save_selection
 from ..training.run import Run
@@ -364,7 +364,7 @@ def save_map(
 @patch
 def hear(
     self: Explorer,
-    event: dict,  # of `panels.listen`
+    event: dict,  # of `panels.live_figure`
 ) -> None:
     """Something was clicked or drawn in the plane.
 
@@ -422,7 +422,7 @@ def build(self: Explorer):
     import ipywidgets as w
 
     self.map_fig = live_figure(self.map_figure())
-    self.cloud_fig = live_figure(self.plane_figure())
+    self.cloud_fig = live_figure(self.plane_figure(), heard=self.hear)
     self.cloud_fig.data[1].selectedpoints = self._selected_points()
     c = explorer_controls(self.drawn, self.maps)
     self.controls = c
@@ -433,13 +433,11 @@ def build(self: Explorer):
     self._wire()
     self.prefetch(self.maps.decode_path)
     room = w.Layout(flex="1 1 420px", min_width="320px")
-    # plotly's widget itself takes no class, so each stands in a box
-    plane = control(w.VBox, "cf-plane", children=[self.cloud_fig], layout=room)
-    solid = control(w.VBox, "cf-map3d", children=[self.map_fig], layout=room)
+    plane = control(w.VBox, "cf-plane", children=[self.cloud_fig.widget], layout=room)
+    solid = control(w.VBox, "cf-map3d", children=[self.map_fig.widget], layout=room)
     rows = [
         w.HBox([plane, solid], layout=w.Layout(flex_flow="row wrap", width="100%")),
         *control_rows(c),
-        listen("cf-plane", self.hear),
     ]
     return control(w.VBox, "cf-explore", children=rows, layout=w.Layout(width="100%"))
 

@@ -280,7 +280,7 @@ def update(self: FscView) -> None:
     self.levels.value = self.threshold if self.threshold in (0.143, 0.5) else None
     for box in self.boxes:
         box.value = box.description not in self.hidden
-    self.holder.children = [live_figure(self.static())]
+    self.holder.children = [live_figure(self.static()).widget]
     self.resolution_table.value = self.table()
 
 # %% ../../nbs/show/11_fsc.ipynb #3d3d566d

@@ -19,7 +19,7 @@ from ..core.figures import grey
 from ..core.fourier import frequencies, irfft2c, rfft2c
 from ..imaging.ctf import ctf
 from ..particles.particles import load_particles
-from .panels import Panel, control, row
+from .panels import Panel, control, live_figure, row
 from ..training.inference import reproject
 from ..training.run import Run
 
@@ -159,7 +159,7 @@ def build(self: ParticleView):
     import ipywidgets as w
 
     text = dict(style=dict(description_width="initial"))
-    self.fig = go.FigureWidget(self.static(160))
+    self.fig = live_figure(self.static(160), wide=False)
     last = max(len(self.particles) - self.count, 0)
     number = dict(description="particle", min=0, max=last, value=self.start)
     tip = "first particle that is shown"
@@ -185,7 +185,7 @@ def build(self: ParticleView):
         **text,
     )
     self.filter.observe(lambda event: self.set_resolution(event["new"]), "value")
-    children = [self.fig, row(self.first, self.back, self.on, self.filter)]
+    children = [self.fig.widget, row(self.first, self.back, self.on, self.filter)]
     return control(w.VBox, "cf-particles", children=children, layout=w.Layout(width="100%"))
 
 

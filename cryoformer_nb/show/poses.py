@@ -219,7 +219,7 @@ class PoseView(Panel):
         )
         self.slider.observe(lambda event: self.show(event["new"]), "value")
         self.update()
-        return w.VBox([self.slider, self.canvas])
+        return w.VBox([self.slider, self.canvas.widget])
 
     def update(self) -> None:
         self.slider.value = self.stage

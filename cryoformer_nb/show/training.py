@@ -243,7 +243,9 @@ def build(self: TrainingView):
         again = control(w.Button, "cf-refresh", tip, description="refresh")
         again.on_click(lambda _: self.refresh())
     layout = w.Layout(width="100%")
-    return control(w.VBox, "cf-training", children=[self.fig, row(self.info, again)], layout=layout)
+    return control(
+        w.VBox, "cf-training", children=[self.fig.widget, row(self.info, again)], layout=layout
+    )
 
 
 @patch

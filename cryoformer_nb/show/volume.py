@@ -339,7 +339,7 @@ def build(self: VolumeView):
     return control(
         w.VBox,
         "cf-view-volume",
-        children=[self.fig, c.first, *layers, scene, c.info],
+        children=[self.fig.widget, c.first, *layers, scene, c.info],
         layout=w.Layout(width="100%", max_width="960px"),
     )
 

@@ -25,7 +25,7 @@ from cryoformer_nb.core.conventions import InputError
 from cryoformer_nb.core.files import write_map
 from cryoformer_nb.core.rotations import random_rotations, rotvec_to_matrix
 from cryoformer_nb.model.config import Config
-from cryoformer_nb.show.panels import Panel
+from cryoformer_nb.show.panels import LiveFigure, Panel
 
 
 @pytest.fixture(scope="module")
@@ -66,12 +66,13 @@ CURVES = {"sharp": np.linspace(1, 0.2, 17), "soft": np.linspace(1, 0, 17)}
 
 
 def is_widget(value) -> bool:
-    "A widget, or a list of them."
+    "A widget, a figure on the page, or a list of them."
     from ipywidgets import Widget
 
+    kinds = (Widget, LiveFigure)
     if isinstance(value, list):
-        return all(isinstance(item, Widget) for item in value)
-    return isinstance(value, Widget)
+        return all(isinstance(item, kinds) for item in value)
+    return isinstance(value, kinds)
 
 
 def views(run) -> dict:
