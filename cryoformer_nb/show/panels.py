@@ -175,6 +175,10 @@ class Canvas {
     await this.follow();
     this.say("yes", "");
   }
+"""
+
+# %% ../../nbs/show/01_panels.ipynb #f1654229
+_FOLLOW_JS = """
   again() { this.model.send({ what: "again" }); }
   async follow() { // the changes that have come, in their order
     if (!this.plot) return;
@@ -185,6 +189,19 @@ class Canvas {
       await this.Plotly.update(this.plot, style ?? {}, layout ?? {}, traces ?? undefined);
       this.seen = n;
     }
+  }
+  async fit() {
+    const width = this.el.clientWidth;
+    if (!this.plot || !width || !this.model.get("wide")) return;
+    if (Math.abs(this.plot._fullLayout.width - width) < 2) return;
+    await this.Plotly.relayout(this.plot, { width });
+  }
+  close() {
+    this.over = true;
+    this.room.disconnect();
+    this.eye?.disconnect();
+    this.wire?.off(null, null, this);
+    this.clear();
   }
 """
 
@@ -238,19 +255,6 @@ _HEAR_JS = """
       this.note.onclick = () => this.next(() => this.anew());
     }
   }
-  async fit() {
-    const width = this.el.clientWidth;
-    if (!this.plot || !width || !this.model.get("wide")) return;
-    if (Math.abs(this.plot._fullLayout.width - width) < 2) return;
-    await this.Plotly.relayout(this.plot, { width });
-  }
-  close() {
-    this.over = true;
-    this.room.disconnect();
-    this.eye?.disconnect();
-    this.wire?.off(null, null, this);
-    this.clear();
-  }
 }
 export default {
   initialize({ model }) { library(model).catch(() => {}); }, // early; who draws reports it
@@ -287,7 +291,7 @@ def _kinds() -> SimpleNamespace:
         code = Bytes().tag(sync=True)
 
     class Canvas(AnyWidget):
-        _esm = _LOAD_JS + _DRAW_JS + _HEAR_JS
+        _esm = _LOAD_JS + _DRAW_JS + _FOLLOW_JS + _HEAR_JS
         wire, source, version = (Unicode().tag(sync=True) for _ in range(3))
         height = Int().tag(sync=True)
         wide = Bool().tag(sync=True)
