@@ -33,7 +33,7 @@ class Network:
     domain: str = "real"  # a density on a lattice; fourier: its transform on slices
     projector: str = "splat"  # from the density to the image; ray: the paper
     deformation_blocks: bool = True  # off: no queries, an MLP reads latent and features
-    spatial_attention: bool = True  # off: queries do not look at the features of their region
+    spatial_attention: bool = True  # off: queries and features are only concatenated
     queries: int = 4  # per axis: N = queries^3
     channels: int = 8  # C, numbers of a query
     blocks: int = 3  # deformation-aware decoder blocks
@@ -48,6 +48,8 @@ class Network:
     finest_resolution: int = 0  # 0: the box; in Fourier space the width of the molecule
     hidden: int = 64  # width of the layer behind the hash volume
     backend: str = "auto"  # of the hash volume: torch or tcnn; auto: tcnn on a GPU that has it
+    base: str = "consensus"  # a free number per voxel, from the average or empty; off: none
+    positive: bool = True  # density through a softplus; off: of either sign (the paper)
     width: float = 0.0  # A, Gaussian width of a scatterer; 0: by Guinier, negative: none
 
 # %% ../../nbs/model/00_config.ipynb #b77fcaea
@@ -90,6 +92,7 @@ CHOICES = dict(
     projector=("splat", "slice", "ray"),
     readout=("dot", "ffn"),
     interpolation=("trilinear", "nearest"),
+    base=("consensus", "empty", "off"),
     backend=("auto", "torch", "tcnn"),
     poses=("given", "refine", "table", "residual", "encoder"),
 )
@@ -100,7 +103,7 @@ RANGES = dict(
     encoder_spacing=(1, 64),
     encoder_width=(0, 65536),
     encoder_layers=(0, 100),
-    queries=(2, 16),
+    queries=(1, 16),
     channels=(1, 1024),
     blocks=(1, 100),
     heads=(1, 1024),
@@ -176,6 +179,11 @@ def check_config(config: Config) -> None:
             "config: expected projector=slice with domain=fourier, where an image is a slice, "
             f"found projector={c.projector}"
         )
+    if c.domain == "fourier" and c.base != "consensus":
+        raise InputError(
+            "config: expected base=consensus with domain=fourier, whose transform is that of the "
+            f"average map times what is learnt, found base={c.base}"
+        )
     if c.poses == "refine" and c.projector != "splat":
         raise InputError(
             "config: expected projector=splat with poses=refine, whose Newton steps are made of "
@@ -243,29 +251,33 @@ def _number(text: str, kind: type):
     return kind(text)
 
 # %% ../../nbs/model/00_config.ipynb #5f768434
-#: Named settings: what differs from the defaults, or is the paper's though it does not.
-PRESETS = dict(
-    paper=dict(
-        latent_dim=8,
-        encoder="image",
-        encoder_width=128,
-        encoder_layers=10,
-        latent_noise=0.0,
-        latent_penalty=0.0,
-        domain="real",
-        projector="ray",
-        queries=16,
-        channels=8,
-        blocks=3,
-        readout="ffn",
-        interpolation="nearest",
-        levels=16,
-        features=2,
-        log2_table=15,
-        base_resolution=16,
-        hidden=64,
-    )
+_PAPER = dict(
+    latent_dim=8,
+    encoder="image",
+    encoder_width=128,
+    encoder_layers=10,
+    latent_noise=0.0,
+    latent_penalty=0.0,
+    domain="real",
+    projector="ray",
+    queries=16,
+    channels=8,
+    blocks=3,
+    heads=1,
+    readout="ffn",
+    interpolation="nearest",
+    base="off",
+    positive=False,
+    width=-1.0,
+    levels=16,
+    features=2,
+    log2_table=15,
+    base_resolution=16,
+    hidden=64,
 )
+
+#: Named settings: what differs from the defaults, or is the paper's though it does not.
+PRESETS = {"paper": _PAPER, "paper-lattice": _PAPER | dict(projector="splat")}
 
 
 @patch(cls_method=True)

@@ -117,14 +117,35 @@ class CryoFormer(nn.Module):
 
     def begin(self, mask: Tensor, start: Tensor) -> None:
         "What the map is before anything is learnt: a logit for each voxel of the support."
-        self.base = nn.Parameter(inverse_softplus(start[mask] / self.scale))
+        known = start[mask] if self.config.base == "consensus" else torch.zeros_like(start[mask])
+        self.set_base(self.logit(known / self.scale))
         self.set_support(mask)
 
 # %% ../../nbs/model/04_model.ipynb #ec962fe3
 @patch
-def empty_base(self: CryoFormer) -> Tensor:
-    "The logit of no density, (D, D, D)."
-    return inverse_softplus(torch.zeros(self.support.mask.shape, device=self.base.device))
+def logit(self: CryoFormer, density: Tensor) -> Tensor:
+    "What the network must say for a density in units of `scale`."
+    return inverse_softplus(density) if self.config.positive else density
+
+
+@patch
+def density_of(self: CryoFormer, logit: Tensor) -> Tensor:
+    "And the density for what it says, whitened units."
+    return (F.softplus(logit) if self.config.positive else logit) * self.scale
+
+
+@patch
+def set_base(self: CryoFormer, base: Tensor) -> None:
+    "The free number of each voxel; it stays as it is with `base=off`."
+    self.base = nn.Parameter(base, requires_grad=self.config.base != "off")
+
+
+@patch
+def full_base(self: CryoFormer) -> Tensor:
+    "The base as a map (D, D, D): the logit of no density outside the support."
+    mask = self.support.mask
+    empty = self.logit(torch.zeros(mask.shape, device=mask.device))
+    return empty.masked_scatter(mask, self.base)
 
 
 @patch
@@ -134,9 +155,7 @@ def set_support(
 ) -> None:
     "Change the voxels that may hold density; new ones start empty, others keep their base."
     if hasattr(self, "support"):
-        full = self.empty_base()
-        full[self.support.mask] = self.base.data
-        self.base = nn.Parameter(full[mask])
+        self.set_base(self.full_base().detach()[mask])
     self.support = Support(mask, self.bounds, self.grid, self.config)
 
 # %% ../../nbs/model/04_model.ipynb #fc796c0c
@@ -163,7 +182,7 @@ def density(
     base, keys = self.features() if field is None else field
     q = self.transformer(z, self.regional(keys), self.support.empty)
     (moved,) = self.readout(self.support.regions, q, keys)
-    return F.softplus(base + moved) * self.scale
+    return self.density_of(base + moved)
 
 # %% ../../nbs/model/04_model.ipynb #44e2ed57
 @patch
@@ -186,10 +205,9 @@ def density_at(
     Zero outside the support; the base is interpolated between voxels."""
     inside = sample_volume(self.support.mask.float(), points.detach()) > 0.5
     p = points[inside]
-    full = self.empty_base().masked_scatter(self.support.mask, self.base)
     out = self.field(self.grid(unit_coordinates(p, self.box)))
     (moved,) = self.readout(partition(p[None], self.bounds, self.config), q, out[None, :, 1:])
-    values = F.softplus(out[:, 0] + sample_volume(full, p) + moved[0]) * self.scale
+    values = self.density_of(out[:, 0] + sample_volume(self.full_base(), p) + moved[0])
     return values.new_zeros(inside.shape).masked_scatter(inside, values)
 
 # %% ../../nbs/model/04_model.ipynb #8cd411f6

@@ -126,7 +126,7 @@ class Whole:
         return q.expand(-1, self.count, -1)
 
     def dot(self, q: Tensor, key: Tensor) -> Tensor:
-        return (q * key).sum(-1)
+        return (key @ q[:, 0, :, None])[..., 0]
 
 # %% ../../nbs/model/03_transformer.ipynb #cc87b949
 class DecoderBlock(nn.Module):
@@ -293,7 +293,7 @@ def partition(
     config,
 ) -> Regions | MovingRegions | Whole:
     "How queries reach points."
-    if not config.deformation_blocks:
+    if not config.deformation_blocks or config.queries == 1:
         return Whole(points)
     kind = Regions if points.ndim == 2 else MovingRegions
     return kind(points, bounds, config.queries, config.interpolation)
@@ -322,6 +322,7 @@ def make_decoder(config, outputs: int = 1) -> tuple[nn.Module, nn.Module]:
         features,
         c.spatial_attention,
     )
-    if c.readout == "dot":
+    # a product would let queries meet features, which is what `spatial_attention` takes away
+    if c.readout == "dot" and c.spatial_attention:
         return transformer, DotReadout()
     return transformer, FeedForwardReadout(c.channels, features, outputs)

@@ -58,7 +58,7 @@ VARIANTS = {
     ),
     "no spatial attention": (
         Config(spatial_attention=False),
-        ["base", *BUFFERS, *FIELD, *BLOCKS, *OUT, *CANONICAL],
+        ["base", *BUFFERS, *FIELD, *BLOCKS, *OUT, *layers("readout.net", 0, 2), *CANONICAL],
     ),
     "no blocks": (
         Config(deformation_blocks=False),

@@ -85,7 +85,8 @@ def step(data, config):
     "One step; the loss and the gradient of every parameter of the model."
     trainer = Trainer(data[0], config, data[1])
     loss = trainer.advance(0.5)
-    return loss.item(), {name: p.grad for name, p in trainer.model.named_parameters()}
+    learnt = [(name, p) for name, p in trainer.model.named_parameters() if p.requires_grad]
+    return loss.item(), {name: p.grad for name, p in learnt}
 
 
 def still(name: str, config) -> bool:
@@ -158,7 +159,13 @@ def test_what_is_refused_of_the_product():
 @pytest.mark.parametrize(
     "change",
     [
+        dict(queries=1),
+        dict(queries=1, readout="ffn", projector="slice"),
         dict(queries=9),
+        dict(base="empty"),
+        dict(base="off"),
+        dict(positive=False),
+        dict(base="off", positive=False, projector="ray"),
         dict(blocks=3),
         dict(heads=1),
         dict(heads=8),
@@ -203,6 +210,11 @@ PAPER = dict(
     readout="ffn",
     interpolation="nearest",
     projector="ray",
+    heads=1,
+    base="off",
+    positive=False,
+    width=-1,
+    latent_noise=0,
 )
 
 
@@ -294,8 +306,10 @@ REFUSED = {
     "domain=fourier": "projector=slice with domain=fourier",
     "domain=fourier projector=ray": "found projector=ray",
     "heads=3": "multiple of heads",
-    "queries=1": "queries from 2 to 16, found 1",
-    "queries=17": "queries from 2 to 16",
+    "queries=0": "queries from 1 to 16, found 0",
+    "queries=17": "queries from 1 to 16",
+    "base=zero": "consensus, empty, off",
+    "domain=fourier projector=slice base=off": "base=consensus with domain=fourier",
     "queries=16 heads=4": "multiple of 4 channels a head",
     "finest_resolution=8": "at least base_resolution=16",
     "log2_table=3": "log2_table from 4 to 24",
