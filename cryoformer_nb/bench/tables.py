@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PAPER_SOURCE', 'PAPER_SETTINGS', 'PAPER_SETS', 'PAPER', 'SIZES', 'COLUMNS', 'PAPER_POSES', 'POSE_SIZES',
-           'POSE_COLUMNS', 'PAPER_ABLATION', 'PAPER_QUERIES', 'record', 'cell', 'markdown', 'write_table',
-           'paper_figure', 'paper_table1', 'last_shell_A', 'Size', 'SetRow', 'resolution', 'table1_row', 'silent',
-           'table1', 'PoseRow', 'average_fsc', 'posed', 'pose_row', 'molecule_reach', 'table2_row', 'table2',
+           'POSE_COLUMNS', 'PAPER_ABLATION', 'PAPER_QUERIES', 'record', 'cell', 'markdown', 'is_table', 'check_table',
+           'write_table', 'paper_figure', 'paper_table1', 'last_shell_A', 'Size', 'SetRow', 'resolution', 'table1_row',
+           'silent', 'table1', 'PoseRow', 'average_fsc', 'posed', 'pose_row', 'molecule_reach', 'table2_row', 'table2',
            'paper_table3']
 
 # %% ../../nbs/bench/01_tables.ipynb #1bc5ee92
@@ -24,8 +24,9 @@ import torch
 from ..analysis.metrics import pose_error, score
 from .benchmark import consensus_score
 from ..core.conventions import InputError
-from ..core.files import atomic_path, plain
+from ..core.files import plain
 from ..core.fsc import crossing, fsc
+from ..core.outputs import check_file, output_file
 from ..imaging.molecules import load_molecule
 from ..imaging.simulator import simulate
 from ..imaging.truth import population_mean, read_poses
@@ -60,6 +61,18 @@ def markdown(
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 # %% ../../nbs/bench/01_tables.ipynb #c68e7405
+def is_table(path) -> bool:
+    "Whether a file is a table that `write_table` wrote: JSON, or the Markdown beside it."
+    path = Path(path).with_suffix(".json")
+    return path.is_file() and path.read_bytes().startswith(b'{\n "title": ')
+
+
+def check_table(folder, name: str) -> None:
+    "`InputError` if NAME.json or NAME.md in a folder is something else than an earlier table."
+    for suffix in ("json", "md"):
+        check_file(Path(folder) / f"{name}.{suffix}", False, is_table, "choose another folder")
+
+
 def write_table(folder, name: str, title: str, rows: list, columns: dict, notes: list) -> str:
     "Write the rows, dataclasses, as NAME.json and NAME.md into a folder; return the Markdown."
     records = [record(row) for row in rows]
@@ -68,9 +81,9 @@ def write_table(folder, name: str, title: str, rows: list, columns: dict, notes:
         return text
     whole = plain(dict(title=title, notes=notes, rows=records))
     contents = {"json": json.dumps(whole, indent=1) + "\n", "md": text}
-    Path(folder).mkdir(parents=True, exist_ok=True)
+    check_table(folder, name)
     for suffix, content in contents.items():
-        with atomic_path(Path(folder) / f"{name}.{suffix}") as temporary:
+        with output_file(Path(folder) / f"{name}.{suffix}", ours=is_table) as temporary:
             Path(temporary).write_text(content, encoding="utf-8")
     return text
 

@@ -241,6 +241,7 @@ _REPORT = options(
 run RUN      run folder
 --out FILE   page to write (default RUN/report.html)
 --truth DIR  truth folder of the simulated set, for colours and FSC (default: none)
+--overwrite  replace FILE even if it is no earlier report
 """
 )
 
@@ -248,6 +249,7 @@ _PAGE = options(
     """
 notebook NOTEBOOK.ipynb  notebook with its outputs
 --out FILE               page to write (default: beside the notebook, ending in .html)
+--overwrite              replace FILE even if it is no earlier page
 """
 )
 

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from ..core.conventions import InputError, check_box
-from ..core.files import atomic_path, new_folder, write_map, write_stack
+from ..core.files import atomic_path, write_map, write_stack
+from ..core.outputs import check_folder, whole_folder
 from ..core.rotations import matrix_to_euler, random_rotations, rotvec_to_matrix
 from .ctf import apply_ctf, ctf
 from .density import gaussian_projection, gaussian_volume
@@ -239,23 +240,26 @@ def simulate(
     overwrite: bool = False,
     pose_noise: float = 0.0,  # rad^2, variance of the star file's rotations (the paper: 0.1)
     shift_noise_px: float = 0.0,  # error of the star file's shifts, at most (the paper: 5)
+    more: dict | None = None,  # name of a file in truth/ and its text, to be written beside
 ) -> Path:  # OUT/particles.star
     """Write a particle set with ground truth: particles.star, particles.mrcs, truth/.
 
-    The same arguments give the same files; the true poses stay in truth/. `InputError` if `out`
-    holds something.
+    The same arguments give the same files; the true poses stay in truth/. `out` appears when it is
+    complete; `InputError` if it holds something, or does by then.
     """
+    check_folder(out, overwrite)
     molecule, draw, pixel_size = _scaled(preset, n, box, pixel_size, snr, shift_px, seed)
     given = perturb_poses(draw, pose_noise, shift_noise_px, seed)
-    out = new_folder(out, overwrite)
     rng = np.random.default_rng([seed, 1])
     clean = clean_images(molecule, draw, box, pixel_size, SIGMA_PX * pixel_size)
     noisy = (form_images(images, None, 1.0, rng).numpy() for images in clean)
-    _write_truth(out / "truth", molecule, draw, box, pixel_size)
-    write_stack(out / "particles.mrcs", noisy, pixel_size, n)
-    star = out / "particles.star"  # last: a set with a star file is complete
-    _write_star(star, "particles.mrcs", given, box, pixel_size, seed)
-    return star
+    with whole_folder(out, overwrite) as folder:
+        _write_truth(folder / "truth", molecule, draw, box, pixel_size)
+        for name, text in (more or {}).items():
+            (folder / "truth" / name).write_text(text)
+        write_stack(folder / "particles.mrcs", noisy, pixel_size, n)
+        _write_star(folder / "particles.star", "particles.mrcs", given, box, pixel_size, seed)
+    return Path(out) / "particles.star"
 
 # %% ../../nbs/imaging/06_simulator.ipynb #47241ce3
 def simulate_motion(
@@ -270,16 +274,15 @@ def simulate_motion(
 
     Warns of what was decided when matching; truth/motion.json says what moves.
     """
+    check_folder(out, options.get("overwrite", False))
     motion = morph(a, b, frames, tolerance)
     for note in motion.notes:
         warnings.warn(note, UserWarning, stacklevel=1)
-    star = simulate(out, motion.molecule, **options)
     told = {
         "frames": frames,
         "misfit_A": motion.misfit,
         "notes": motion.notes,
         "domains": describe(motion),
     }
-    with atomic_path(star.parent / "truth" / "motion.json") as name:
-        Path(name).write_text(json.dumps(told, indent=1))
-    return star
+    more = {"motion.json": json.dumps(told, indent=1)}
+    return simulate(out, motion.molecule, more=more, **options)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['latent_card', 'path_card', 'truth_card', 'half_map_card', 'flexibility_card', 'pose_card', 'loss_card',
-           'settings_card', 'report']
+           'settings_card', 'is_report', 'report']
 
 # %% ../../nbs/show/14_report.ipynb #f83ee0b5
 from html import escape
@@ -19,8 +19,8 @@ from ..analysis.latent import motion_path
 from ..analysis.metrics import score
 from ..analysis.pose_history import pose_history
 from ..core.conventions import InputError
-from ..core.files import atomic_path
 from ..core.fsc import fsc
+from ..core.outputs import check_file, output_file
 from ..imaging.truth import read_labels, read_poses
 from .cloud import latent_figure
 from .fsc import fsc_figure
@@ -311,6 +311,14 @@ def settings_card(settings: str) -> str:
     )
 
 
+_FOOTER = "<footer>Made by cryoformer_nb. This page is one file and needs no network.</footer>"
+
+
+def is_report(path) -> bool:
+    "Whether a file is a page of `report`."
+    return _FOOTER.encode() in Path(path).read_bytes()
+
+
 def _page(title: str, subtitle: str, facts: list, cards: list) -> str:
     "The whole page."
     return (
@@ -320,7 +328,7 @@ def _page(title: str, subtitle: str, facts: list, cards: list) -> str:
         f"<style>{_CSS}</style><script>{get_plotlyjs()}</script></head><body>"
         f"<header><div><h1>{escape(title)}</h1><p>{escape(subtitle)}</p></div></header>"
         f'<main>{_tiles(facts)}<div class="grid">{"".join(cards)}</div>'
-        "<footer>Made by cryoformer_nb. This page is one file and needs no network.</footer>"
+        f"{_FOOTER}"
         f"</main><script>{_SCRIPT}</script></body></html>"
     )
 
@@ -333,9 +341,11 @@ def report(
     n: int = 10,  # maps along the main motion
     title: str | None = None,
     scores: dict | None = None,  # of metrics.score, if you have them already
+    overwrite: bool = False,  # also a file that is no earlier report
 ) -> Path:
     """Write one page with the figures of a run; it opens without a network. `InputError` if it
-    cannot be written or the truth does not fit."""
+    cannot be written, would replace another file, or the truth does not fit."""
+    check_file(out_html, overwrite, is_report)
     if truth and scores is None:
         scores = score(run, truth)
     path = motion_path(np.asarray(run.latents), n)
@@ -359,6 +369,6 @@ def report(
         _facts(run, scores),
         cards,
     )
-    with atomic_path(out_html) as name:
+    with output_file(out_html, overwrite, is_report) as name:
         Path(name).write_text(html, encoding="utf-8")
     return Path(out_html)

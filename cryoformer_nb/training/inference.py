@@ -16,9 +16,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..core.conventions import InputError
-from ..core.files import atomic_path, whole_folder, write_map
+from ..core.files import atomic_path, write_map
 from ..core.fourier import irfft2c
 from ..core.fsc import FSC, fsc
+from ..core.outputs import check_folder, whole_folder
 from ..particles.particles import Particles, load_particles
 from ..particles.star import read_star, write_table
 from ..particles.table import Table
@@ -79,6 +80,7 @@ def write_volumes(
     progress: bool = True,  # show a bar
 ) -> Path:
     "Write the maps of latents, latents.npy and volumes.csv; `InputError` if `out` is taken."
+    check_folder(out, overwrite)
     latents = np.atleast_2d(latents)
     labels = [f"row {k}" for k in range(len(latents))] if labels is None else labels
     nearest = cKDTree(np.asarray(run.latents)).query(latents)[1]

@@ -21,8 +21,10 @@ from fastcore.basics import patch
 from torch import Tensor
 
 from ..core.conventions import InputError
-from ..core.files import atomic_path, new_folder, write_map
+from ..core.files import atomic_path, write_map
 from ..core.fourier import lowpass
+from ..core.interrupts import uninterrupted
+from ..core.outputs import whole_folder
 from ..model.config import Config
 from ..model.fourier_model import build_model
 from ..model.model import CryoFormer, blur
@@ -279,13 +281,14 @@ def update_support(self: Trainer) -> None:
     rows = torch.randperm(len(self.particles), generator=generator)[:48].sort().values
     with torch.no_grad():
         mask = filled_support(self.model.volumes(self.model.encode(*self.batch(rows))))
-    self.model.set_support(mask.to(self.device))
-    old = self.optimizer
-    self.optimizer = self.new_optimizer()
-    for parameter in self.model.parameters():
-        if parameter is not self.model.base and parameter in old.state:
-            self.optimizer.state[parameter] = old.state[parameter]
-    self.updates += 1
+    with uninterrupted():
+        self.model.set_support(mask.to(self.device))
+        old = self.optimizer
+        self.optimizer = self.new_optimizer()
+        for parameter in self.model.parameters():
+            if parameter is not self.model.base and parameter in old.state:
+                self.optimizer.state[parameter] = old.state[parameter]
+        self.updates += 1
 
 # %% ../../nbs/training/01_steps.ipynb #2641ea11
 @patch
@@ -307,12 +310,19 @@ def snapshot(self: Trainer, stage: str) -> None:
 
 @patch
 def refine_poses(self: Trainer) -> None:
-    "A Newton pass over the poses of all particles, each against its own density."
+    """A Newton pass over the poses of all particles, each against its own density.
+
+    They move together at its end: an interrupted pass is one that was not begun.
+    """
+    moves = []
     for rows in torch.arange(len(self.particles)).split(self.chunk):
         y, R, t, h = self.batch(rows)
-        self.poses.move(rows.to(self.device), *refine_batch(self.model, y, h, R, t))
-    self.passes += 1
-    self.snapshot("refine")
+        moves.append((rows.to(self.device), *refine_batch(self.model, y, h, R, t)))
+    with uninterrupted():
+        for move in moves:
+            self.poses.move(*move)
+        self.passes += 1
+        self.snapshot("refine")
 
 
 @patch
@@ -361,11 +371,21 @@ def restore(self: Trainer, state: dict) -> None:
 # %% ../../nbs/training/01_steps.ipynb #6909b6d4
 @patch
 def make_folder(self: Trainer, out, overwrite: bool = False) -> Path:
-    "Make the run folder, with config.yaml in it."
-    out = new_folder(out, overwrite)
-    with atomic_path(out / "config.yaml") as name:
-        Path(name).write_text(yaml.safe_dump(asdict(self.config), sort_keys=False))
-    return out
+    """Make the run folder, with config.yaml and the first checkpoint in it.
+
+    With `overwrite` it takes the place of an earlier run, which stays until it is complete.
+    """
+    with whole_folder(out, overwrite) as folder:
+        settings = yaml.safe_dump(asdict(self.config), sort_keys=False)
+        (folder / "config.yaml").write_text(settings)
+        self.save(folder / "checkpoint.pt")
+    return Path(out)
+
+
+@patch
+def is_finite(self: Trainer) -> bool:
+    "Whether training has not diverged."
+    return all(bool(p.isfinite().all()) for p in self.model.parameters())
 
 
 @patch
@@ -382,6 +402,7 @@ def latents(self: Trainer) -> np.ndarray:
 @patch
 def finish(self: Trainer, out: Path) -> None:
     "Write what a run folder holds: latents.npy, mean.mrc, poses.star, history.csv, checkpoint.pt."
+    self.save(out / "checkpoint.pt")  # what follows may take minutes
     z = self.latents()
     with atomic_path(out / "latents.npy") as name:
         with open(name, "wb") as file:
@@ -389,7 +410,9 @@ def finish(self: Trainer, out: Path) -> None:
     some = torch.as_tensor(z[evenly(len(z), 64)], device=self.device)
     mean = self.model.volumes(some).mean(0).cpu()
     write_map(out / "mean.mrc", mean, self.particles.pixel_size)
-    if self.config.poses != "given":
+    last = self.snapshots[-1] if self.snapshots else dict(stage=None, step=None)
+    ended = (last["stage"], last["step"]) == ("end", self.step)  # and was interrupted afterwards
+    if self.config.poses != "given" and not ended:
         self.snapshot("end")
     R, t = self.poses.present()  # the latents have been asked with these
     write_star(self.particles, out / "poses.star", R.cpu(), t.cpu())

@@ -354,7 +354,7 @@ def test_interrupt(work, monkeypatch, capfd):
 
     monkeypatch.setattr(training, "train", interrupted)
     assert main(["train", "set/particles.star", "--out", "new", *SMALL]) == 130
-    assert "--resume" in capfd.readouterr().err
+    assert "nothing to continue" in capfd.readouterr().err
 
 
 def test_bugs_are_not_hidden(work, monkeypatch):
