@@ -6,6 +6,7 @@
 __all__ = ['resolution_ticks', 'faint', 'fsc_figure', 'read_curves', 'FscView', 'show_fsc']
 
 # %% ../../nbs/show/11_fsc.ipynb #5949ff6b
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from fastcore.basics import patch
 
 from ..core.conventions import InputError
 from ..core.figures import PALETTE
-from ..core.files import read_map
+from ..core.files import mrc_info, read_map
 from ..core.fsc import crossing, fsc
 from .panels import Panel, control, live_figure, row
 from .scene import styled
@@ -39,10 +40,17 @@ def resolution_ticks(
     return positions, labels
 
 # %% ../../nbs/show/11_fsc.ipynb #f8b23cbd
+def _units(
+    pixel_size: float | None,  # A
+) -> tuple[float, str]:
+    "The length of a pixel and its unit; pixels if nobody knows more."
+    return (pixel_size, "Å") if pixel_size else (1.0, "pixels")
+
+
 def _mark_resolution(
     fig: go.Figure,
     value: np.ndarray,  # (s,)
-    pixel_size: float,  # A
+    pixel_size: float | None,  # A
     threshold: float,
     colour: str,
 ) -> None:
@@ -50,7 +58,8 @@ def _mark_resolution(
     shell, box = crossing(value, threshold), 2 * (len(value) - 1)
     if shell <= 0:
         return
-    x, text = shell / (box * pixel_size), f"{box * pixel_size / shell:.1f} Å"
+    pixel_size, unit = _units(pixel_size)
+    x, text = shell / (box * pixel_size), f"{box * pixel_size / shell:.1f} {unit}"
     if shell >= len(value) - 1:
         fig.add_annotation(
             x=x,
@@ -86,8 +95,9 @@ def faint(
     return f"rgba({red},{green},{blue},0.18)"
 
 
-def _fsc_traces(name: str, curve, pixel_size: float, colour: str, dash: str) -> list:
+def _fsc_traces(name: str, curve, pixel_size: float | None, colour: str, dash: str) -> list:
     "A curve, below it its band if it has one."
+    pixel_size, unit = _units(pixel_size)
     value, *band = curve if isinstance(curve, tuple) else (curve,)
     x = np.arange(len(value), dtype=np.float32) / (2 * (len(value) - 1) * pixel_size)
     line = go.Scatter(
@@ -95,7 +105,7 @@ def _fsc_traces(name: str, curve, pixel_size: float, colour: str, dash: str) -> 
         y=np.asarray(value, dtype=np.float32),
         name=name,
         customdata=1 / np.maximum(x, 1e-9),
-        hovertemplate="%{y:.3f} at %{customdata:.1f} Å<extra>" + name + "</extra>",
+        hovertemplate="%{y:.3f} at %{customdata:.1f} " + f"{unit}<extra>{name}</extra>",
         line=dict(color=colour, width=2.5, dash=dash),
     )
     if not band:
@@ -115,7 +125,7 @@ def _fsc_traces(name: str, curve, pixel_size: float, colour: str, dash: str) -> 
 # %% ../../nbs/show/11_fsc.ipynb #c309ec82
 def fsc_figure(
     curves: dict,  # name -> (s,) values of shells 0..D/2, or (value, low, high) for a band
-    pixel_size: float = 1.0,  # A
+    pixel_size: float | None = None,  # A; without it resolutions are in pixels
     threshold: float = 0.5,  # where the resolution is marked
     dashed=(),  # names drawn dashed, without mark
 ) -> go.Figure:
@@ -135,10 +145,12 @@ def fsc_figure(
         note = dict(text=f"{level}", font=dict(size=11, color=grey), x=0)
         line = dict(color=grey, width=1, dash="dot")
         fig.add_hline(level, line=line, annotation=note | dict(xanchor="left", yanchor="bottom"))
-    at, text = resolution_ticks(2 * pixel_size)
+    length, unit = _units(pixel_size)
+    at, text = resolution_ticks(2 * length)
+    title = f"resolution ({unit})"
     return styled(
         fig,
-        xaxis=dict(title="resolution (Å)", tickvals=at, ticktext=text, range=[0, 0.5 / pixel_size]),
+        xaxis=dict(title=title, tickvals=at, ticktext=text, range=[0, 0.5 / length]),
         yaxis=dict(title="Fourier shell correlation (no unit)", range=[lowest, 1.03]),
         legend=dict(orientation="h", y=1.02, yanchor="bottom", x=0),
     ).update_layout(margin=dict(l=60, b=50, t=50))
@@ -162,27 +174,45 @@ def _pairs(a, b, mask) -> dict:
 def _map(
     what,  # array or file
 ) -> tuple[np.ndarray, float | None]:
-    "A map (z, y, x), and the pixel size in A that its file gives."
-    if isinstance(what, (str, Path)):
-        return read_map(what)
-    return np.asarray(what, dtype=np.float32), None
+    "A map (z, y, x), and the pixel size in A, if it is a file that has one."
+    if not isinstance(what, (str, Path)):
+        return np.asarray(what, dtype=np.float32), None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that 1 A is assumed: nothing is, here
+        return read_map(what)[0], mrc_info(what).pixel_size or None
+
+
+def _one_size(
+    name: str,  # of the curve
+    sizes: list,  # A, or None where a map has none
+) -> float | None:
+    "The pixel size that those maps have which have one. `InputError` if they differ by 1 %."
+    known = [size for size in sizes if size]
+    if known and max(known) > 1.01 * min(known):
+        raise InputError(
+            f"show_fsc, {name}: expected maps of one pixel size, found {min(known):.4g} A and "
+            f"{max(known):.4g} A; resample one of them, or give pixel_size= if a header is wrong"
+        )
+    return known[0] if known else None
 
 
 def read_curves(
     pairs: dict,  # name -> (s,) curve, (map, map) or (map, map, mask); arrays or files
-    pixel_size: float | None = None,  # A; that of the first file by default, else 1
-) -> tuple[dict, float]:
-    "name -> curve (s,), and the pixel size in A."
-    curves = {}
+    pixel_size: float | None = None,  # A; by default what the files say
+) -> tuple[dict, float | None]:
+    """name -> curve (s,), and the pixel size in A; None if neither user nor file gives one.
+
+    `InputError` if the files give different ones."""
+    curves, sizes = {}, []
     for name, pair in pairs.items():
         if not isinstance(pair, (tuple, list)):
             curves[name] = np.asarray(pair, dtype=np.float64)
             continue
-        (first, own), (second, _), *masks = (_map(what) for what in pair)
-        pixel_size = pixel_size or own or 1.0
-        mask = masks[0][0] if masks else None
-        curves[name] = fsc(first, second, pixel_size, mask).value
-    return curves, pixel_size or 1.0
+        maps, own = zip(*(_map(what) for what in pair))
+        if not pixel_size:
+            sizes.append(_one_size(name, own))
+        curves[name] = fsc(maps[0], maps[1], mask=maps[2] if len(maps) > 2 else None).value
+    return curves, pixel_size or _one_size("all curves", sizes)
 
 # %% ../../nbs/show/11_fsc.ipynb #24b5b66c
 class FscView(Panel):
@@ -191,7 +221,7 @@ class FscView(Panel):
     def __init__(
         self,
         curves: dict,  # name -> (s,)
-        pixel_size: float,  # A
+        pixel_size: float | None,  # A; None: resolutions are in pixels
         threshold: float,  # where the resolution is read
         height: int,  # pixels
     ):
@@ -202,16 +232,29 @@ class FscView(Panel):
         self.hidden = set()
 
     def __repr__(self) -> str:
-        found = ", ".join(f"{name}: {r:.2f} A" for name, r in self.resolutions().items())
+        found = ", ".join(f"{name}: {self.words(name)}" for name in self.curves)
         return f"FscView({found} at {self.threshold})"
 
     def resolutions(self) -> dict:
-        "name -> resolution in A at the threshold."
-        found = {}
+        """name -> resolution at the threshold, in A or, without a pixel size, in pixels; that of
+        Nyquist for a curve that stays above, infinite for one that starts below."""
+        length, found = _units(self.pixel_size)[0], {}
         for name, value in self.curves.items():
-            shell = max(crossing(value, self.threshold), 1e-9)
-            found[name] = 2 * (len(value) - 1) * self.pixel_size / shell
+            shell = crossing(value, self.threshold)
+            found[name] = 2 * (len(value) - 1) * length / shell if shell > 0 else np.inf
         return found
+
+    def crosses(self, name: str) -> bool:
+        "Whether a curve falls below the threshold, neither at once nor never."
+        return 0 < crossing(self.curves[name], self.threshold) < len(self.curves[name]) - 1
+
+    def words(self, name: str) -> str:
+        "The resolution of a curve with its unit; what is no resolution is called so."
+        resolution, unit = self.resolutions()[name], _units(self.pixel_size)[1]
+        if np.isinf(resolution):
+            return "none, it starts below"
+        text = f"{resolution:.2f} {unit}"
+        return text if self.crosses(name) else f"beyond {text} (Nyquist)"
 
     def set_threshold(self, threshold: float) -> None:
         "Read the resolutions at another threshold."
@@ -238,8 +281,9 @@ def table(self: FscView) -> str:
     head = f"<tr><td>resolution at FSC = {self.threshold}</td><td></td></tr>"
     rows = [
         f"<tr><td style='padding-right:14px'>{name}</td>"
-        f"<td style='text-align:right'><b>{resolution:.2f} Å</b></td></tr>"
-        for name, resolution in self.resolutions().items()
+        f"<td style='text-align:right; font-weight:{700 if self.crosses(name) else 400}'>"
+        f"{self.words(name)}</td></tr>"
+        for name in self.curves
         if name not in self.hidden
     ]
     return f"<table>{head}{''.join(rows)}</table>"
@@ -288,12 +332,12 @@ def show_fsc(
     a,  # a map (array or file); or name -> curve or (map, map[, mask]); or a run with half maps
     b=None,  # the other map
     mask=None,  # a soft mask, or name -> mask: each adds a curve
-    pixel_size: float | None = None,  # A; a file's own by default
+    pixel_size: float | None = None,  # A; by default what the files say, else pixels
     threshold: float = 0.143,  # where the resolution is marked; 0.5 against a noise-free truth
     height: int = 400,  # pixels
 ) -> FscView:
     """Curves of the Fourier shell correlation, thresholds and resolutions. `InputError` if there is
-    nothing to compare."""
+    nothing to compare, or if files give different pixel sizes."""
     if hasattr(a, "path") or isinstance(a, (str, Path)) and Path(a).is_dir():
         a, b, found = read_half_maps(getattr(a, "path", a))
         pixel_size = pixel_size or found

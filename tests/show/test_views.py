@@ -79,7 +79,8 @@ def views(run) -> dict:
     "name -> (a fresh view, name of each of its public methods -> arguments)."
     look = (Trainer(Run(run.path)),)
     training = dict(text=(), refresh=(), draw=(), look=look)
-    fsc = dict(resolutions=(), table=(), set_threshold=(0.5,), set_visible=("soft", False))
+    fsc = dict(resolutions=(), crosses=("soft",), words=("soft",), table=())
+    fsc |= dict(set_threshold=(0.5,), set_visible=("soft", False))
     particles = dict(pictures=(), move_to=(7,), move=(3,), set_resolution=(30.0,))
     return {
         "training": (show_training(run), training),
@@ -196,6 +197,32 @@ def test_half_maps_need_no_more_than_a_folder(tmp_path):
     view = show_fsc(tmp_path)
     assert view.pixel_size == 2.0
     np.testing.assert_allclose(view.curves["no mask"], fsc(*maps, 2.0).value, atol=1e-6)
+
+
+def test_resolutions_are_in_angstrom_only_where_a_file_or_the_user_says_so(tmp_path):
+    "Either file has the pixel size; without any there are pixels, with two there is an error."
+    a, b = np.random.default_rng(0).normal(size=(2, 16, 16, 16)).astype(np.float32)
+    files = [tmp_path / "fine.mrc", tmp_path / "coarse.mrc"]
+    for file, pixel_size in zip(files, (1.5, 2.0)):
+        write_map(file, b, pixel_size)
+    for pair in ((a, files[0]), (files[0], a), (files[0], files[0])):
+        assert show_fsc(*pair).pixel_size == 1.5
+    assert show_fsc({"arrays": (a, b), "a file": (a, files[0])}).pixel_size == 1.5
+    assert show_fsc(a, files[0], pixel_size=3.0).pixel_size == 3.0
+    view = show_fsc(a, a)
+    assert view.pixel_size is None and view.resolutions() == {"no mask": 2.0}
+    assert "beyond 2.00 pixels" in view.table() and "weight:700" not in view.table()
+    assert view.static().layout.xaxis.title.text == "resolution (pixels)"
+    with pytest.raises(InputError, match="found 1.5 A and 2 A"):
+        show_fsc(*files)
+    with pytest.raises(InputError, match="all curves.*found 1.5 A and 2 A"):
+        show_fsc({"one": (a, files[0]), "two": (a, files[1])})
+
+
+def test_a_curve_below_the_threshold_has_no_resolution():
+    view = show_fsc({"noise": np.full(17, 0.1), "map": np.linspace(1, 0, 17)}, pixel_size=1.5)
+    assert np.isinf(view.resolutions()["noise"]) and "none, it starts below" in view.table()
+    assert "weight:700" in view.table()
 
 
 def test_a_panel_without_widgets_is_the_base_of_all():
