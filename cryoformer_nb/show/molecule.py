@@ -24,7 +24,7 @@ from ..core.fourier import fourier_crop3
 from ..imaging.structures import backbone, model_text
 from .map import Layer, as_map, by_name
 from .panels import control, row
-from .scene import halved, mesh, on_surface
+from .scene import halved
 from .volume import WHOLE, VolumeView
 
 # %% ../../nbs/show/05_molecule.ipynb #0767e429
@@ -194,13 +194,11 @@ class MoleculeView(VolumeView):
 # %% ../../nbs/show/05_molecule.ipynb #28402e10
 @patch
 def tint(self: MoleculeView) -> tuple[bytes, list]:
-    "The map that colours the surface, and its limits on the surface; no bytes: one colour."
+    "The map that colours the surface, and the ends of its colours; no bytes: one colour."
     if self.colour is None:
         return b"", [0.0, 1.0]
-    colour = self.colours[self.colour]
-    points, _ = mesh(self.layers[0].volume, self.layers[0].level, self.pixel_size)
-    limits = on_surface(colour, points, self.pixel_size)[1:]
-    return ccp4(colour, self.pixel_size, self.corner), list(limits)
+    colour = ccp4(self.colours[self.colour], self.pixel_size, self.corner)
+    return colour, list(self._limits())
 
 
 @patch

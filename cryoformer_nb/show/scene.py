@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STILL_TO_MOVING', 'surface_level', 'mesh', 'mesh_or_none', 'mesh_trace', 'styled', 'as_xyz', 'best_camera', 'lit',
-           'scene_box', 'on_surface', 'colour_bar', 'coloured', 'shrunk', 'halved']
+           'scene_box', 'limits', 'limits_inside', 'on_surface', 'colour_bar', 'coloured', 'shrunk', 'halved']
 
 # %% ../../nbs/show/02_scene.ipynb #fc686832
 import numpy as np
@@ -154,16 +154,37 @@ def scene_box(
 STILL_TO_MOVING = [[0, "#79b6de"], [0.5, "#f3e2a0"], [1, "#d55e00"]]
 
 
+def limits(
+    values,  # (...,)
+) -> tuple[float, float]:
+    """Ends of a colour bar: the 1st and 99th percentiles, and as far below zero as above it for
+    values of both signs, so that zero has the colour of the middle."""
+    low, high = (float(v) for v in np.percentile(values, (1, 99)))
+    if low < 0 < high and min(-low, high) > 0.05 * max(-low, high):
+        high = max(-low, high)
+        low = -high
+    return low, max(high, low + 1e-9)
+
+
+def limits_inside(
+    colour,  # (D, D, D) a second map
+    volume,  # (D, D, D)
+) -> tuple[float, float]:
+    """Ends of a colour bar for a map inside a molecule, which no contour changes.
+
+    Inside is above half of Otsu's level: contours are drawn on both sides of it."""
+    return limits(np.asarray(colour)[np.asarray(volume) > 0.5 * surface_level(volume)])
+
+
 def on_surface(
     colour,  # (D, D, D) a second map
     points,  # (p, 3) x y z in A from the centre
     pixel_size: float,  # A
 ) -> tuple[np.ndarray, float, float]:
-    "The values of a map at points (p,), and their 1st and 99th percentiles for a colour bar."
+    "The values of a map at points (p,), and the ends of a colour bar for them."
     where = points[:, ::-1].T / pixel_size + len(colour) // 2
     value = map_coordinates(np.asarray(colour, dtype=np.float32), where, order=1, mode="nearest")
-    low, high = np.percentile(value, (1, 99))
-    return value, float(low), float(max(high, low + 1e-9))
+    return value, *limits(value)
 
 
 def colour_bar(

@@ -22,6 +22,7 @@ from cryoformer_nb.show.scene import (
     best_camera,
     coloured,
     halved,
+    limits_inside,
     lit,
     mesh_or_none,
     mesh_trace,
@@ -55,6 +56,7 @@ class VolumeView(Panel):
         self.colours, self.label, self.atoms = colours, label, atoms
         self.height, self.stored_kb = height, stored_kb
         self.colour = next(iter(colours), None)  # name of the map that colours the first layer
+        self.ends = {}  # name of a colour -> ends of its colour bar
         self.cut, self.cut_at, self.side = WHOLE, 0.0, 1.0  # axis, share of the box, sign
         self.camera = best_camera(layers[0].volume, layers[0].level)
         self.unit, self.chosen = "σ", 0  # of the slider, and which layer it is for
@@ -72,6 +74,14 @@ class VolumeView(Panel):
         return f"{type(self).__name__}({', '.join(levels)})"
 
 # %% ../../nbs/show/04_volume.ipynb #45ec7f67
+@patch
+def _limits(self: VolumeView) -> tuple[float, float]:
+    "Ends of the colour bar of the chosen map: the same for every contour and cut."
+    if self.colour not in self.ends:
+        self.ends[self.colour] = limits_inside(self.colours[self.colour], self.layers[0].volume)
+    return self.ends[self.colour]
+
+
 @patch
 def surface(
     self: VolumeView,
@@ -93,8 +103,8 @@ def surface(
     looks = dict(visible=layer.visible, opacity=layer.opacity, color=layer.colour)
     style = looks | dict(showscale=False, hoverinfo="skip")
     if layer is self.layers[0] and self.colour and len(points):
-        values = on_surface(self.colours[self.colour], points, self.pixel_size)
-        style |= coloured(*values, self.label or self.colour)
+        value, *_ = on_surface(self.colours[self.colour], points, self.pixel_size)
+        style |= coloured(value, *self._limits(), self.label or self.colour)
         style |= dict(showscale=True, hoverinfo=None)
     named = dict(name=layer.name, showlegend=len(self.layers) > 1)
     trace = mesh_trace(points, triangles, **named, **style).to_plotly_json()
