@@ -242,8 +242,10 @@ def silent(text: str) -> None:
 
 def _structures(files: list, size: str, folder: Path) -> tuple[list, list]:
     "Files of pedv's two structures, stand-ins at the small size, and what a note says of them."
-    if files or size == "full":
-        return files, []
+    if files:
+        return files, [f"pedv: between {' and '.join(Path(file).name for file in files)}."]
+    if size == "full":
+        return [], []
     made = stand_in("pedv", folder)
     note = (
         "pedv: a procedural trimer of about the same size stood in for the structures 7W6M and "
@@ -255,7 +257,7 @@ def _structures(files: list, size: str, folder: Path) -> tuple[list, list]:
 def table1(
     size: str = "small",  # "small" or "full"
     out=None,  # folder for table1.json and table1.md, written after each row
-    files=(),  # the structures 7W6M and 7W73, for pedv
+    files=(),  # the structures 7W6M and 7W73, or any other two states of a molecule, for pedv
     config: Config | None = None,  # default `Config()`
     show=silent,  # called with a line of progress
     names: tuple = ("pedv", "one_d_motion"),

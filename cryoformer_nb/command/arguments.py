@@ -156,7 +156,7 @@ out OUT           folder to write: particles.star, particles.mrcs, truth/
 --pixel-size A    pixel size in A (default: a field of view in which the molecule sits well,
                   divided by the box)
 --snr S           variance of the signal / variance of the noise (default 0.1)
---shift PX        shifts are uniform within +-PX pixels (default %(default)s)
+--shift PX        shifts are uniform within +-PX pixels (default 0; a set of the paper has its own)
 --pose-noise V    put wrong rotations into the star file: axis-angle vectors of variance V rad^2 a
                   component, 0.1 in the paper (default %(default)s)
 --shift-noise PX  put wrong shifts into the star file, off by up to +-PX pixels, 5 in the paper
@@ -172,7 +172,7 @@ out OUT           folder to write: particles.star, particles.mrcs, truth/
     box=dict(type=count),
     pixel_size=dict(type=positive),
     snr=dict(type=positive),
-    shift=dict(type=float, default=0.0),
+    shift=dict(type=float),
     pose_noise=dict(type=float, default=0.0),
     shift_noise=dict(type=float, default=0.0),
     seed=dict(type=int, default=0),
@@ -281,14 +281,14 @@ what              scores after a given time; milliseconds of each part of a step
 --small           | a table at a size for two cores: about a quarter of an hour (default)
 --full            | a table at the paper's size: hours on a GPU
 --out DIR         folder to write a table into, as JSON and Markdown (default: print the Markdown)
---from 7W6M.cif   first structure of the pedv set, for table1 (default: a stand-in, at the small
-                  size)
+--from 7W6M.cif   first structure of the pedv set, for table1; any two states of a molecule will do
+                  (default: a stand-in, at the small size)
 --to 7W73.cif     second structure of the pedv set
 --seed K          seed of everything random in a table (default %(default)s)
 --seeds S         trainings a row of the ablation, for the spread (default %(default)s)
 --particles STAR  star file of a simulated set (default: the arm preset, made for the occasion)
--n N              number of particles of that set (default %(default)s)
---box D           box of that set in pixels (default %(default)s)
+-n N              number of particles of a set (default 4000; a table has its own)
+--box D           box of a set in pixels (default 64; a table has its own)
 --minutes M       training time in minutes (default 5 for quality; 1.5 or 5 a row of a small table 1
                   or 2, 20 passes a row of a full one)
 --radii PX        also time balls of these radii in pixels, for cost (default: none)
@@ -298,8 +298,8 @@ what              scores after a given time; milliseconds of each part of a step
     to=dict(dest="end"),
     seed=dict(type=int, default=0),
     seeds=dict(type=count, default=3),
-    n=dict(type=count, default=4000),
-    box=dict(type=count, default=64),
+    n=dict(type=count),
+    box=dict(type=count),
     minutes=dict(type=positive),
     radii=dict(type=count, nargs="+", default=[]),
 )

@@ -160,6 +160,7 @@ def make_set(
     from cryoformer_nb.particles.recipes import RECIPES, recipe
 
     check_apart(out, *(f for f in (preset, *ends) if f and Path(f).is_file()))
+    options = {key: value for key, value in options.items() if value is not None}
     options["overwrite"] = overwrite
     size = dict(n=n or 4000, box=box or 64, snr=snr or 0.1)
     if preset in RECIPES:
@@ -416,6 +417,7 @@ def _table(a) -> str:
     if a.out:
         check_table(a.out, a.what)
     size, own = "full" if a.full else "small", dict(config=Config(seed=a.seed), show=show)
+    own |= {key: value for key, value in dict(n=a.n, box=a.box).items() if value}
     if a.what == "ablation":
         return ablation(size, a.out, a.seeds, **own)[1]
     if a.minutes:
@@ -456,7 +458,7 @@ def _benchmark(a) -> None:
     if a.what in ("table1", "table2", "ablation"):
         return print(_table(a))
     with tempfile.TemporaryDirectory() as folder:
-        star = a.particles or simulate(Path(folder) / "set", "arm", a.n, a.box)
+        star = a.particles or simulate(Path(folder) / "set", "arm", a.n or 4000, a.box or 64)
         print(_measure(a.what, star, a.minutes or 5, tuple(a.radii)))
 
 # %% ../../nbs/command/01_cli.ipynb #11cffd0e

@@ -37,6 +37,7 @@ class Recipe(NamedTuple):
     structures: tuple = ()  # Protein Data Bank entries at both ends of the motion
     molecule: str = ""  # or a preset of the simulator
     frames: int = 0  # conformations on the way between the structures
+    shift_px: float = 0.0  # shifts are uniform within so many pixels of `box`
     small: tuple = ()  # images, box at the small size
     reads: dict = {}  # arguments of `load_particles` for deposited sets; {data}: the downloads
 
@@ -51,6 +52,7 @@ RECIPES = {
         (0.1, 0.01, 0.001),
         structures=("7W6M", "7W73"),
         frames=50,
+        shift_px=10.0,
         small=(4000, 64),
     ),
     "one_d_motion": Recipe(
@@ -125,6 +127,7 @@ def recipe(
 ) -> Path:  # OUT/particles.star
     """Make a simulated set of the paper.
 
+    Pixels are larger than the recipe's where molecule and shifts need it, with a warning.
     `InputError` for a deposited one, which is downloaded, and for missing structures.
     """
     if name not in RECIPES:
@@ -141,7 +144,8 @@ def recipe(
     settings = _settings(r, small, {k: v for k, v in options.items() if v is not None})
     frames = settings.pop("frames", r.frames)
     if r.structures:
-        return simulate_motion(out, *_ends(name, files), frames, **settings)
+        widen = options.get("pixel_size") is None
+        return simulate_motion(out, *_ends(name, files), frames, widen=widen, **settings)
     if files and any(files):
         raise InputError(
             f"{name}: expected no structures, found {', '.join(str(f) for f in files if f)}; "
@@ -155,7 +159,9 @@ def _settings(r: Recipe, small: bool, given: dict) -> dict:
     n, box = r.small if small else (r.n, r.box)
     box = given.get("box", box)
     pixel_size = r.pixel_size if box == r.box else r.pixel_size * r.box / box
-    return dict(n=n, box=box, pixel_size=pixel_size, snr=r.snr[0]) | given
+    shift_px = r.shift_px * box / r.box
+    made = dict(n=n, box=box, pixel_size=pixel_size, snr=r.snr[0], shift_px=shift_px)
+    return made | given
 
 # %% ../../nbs/particles/09_recipes.ipynb #3d603cfc
 _OPTIONS = {

@@ -4,12 +4,13 @@ import json
 import shlex
 from pathlib import Path
 
+import gemmi
 import numpy as np
 import pytest
 
 from cryoformer_nb.command.cli import main
 from cryoformer_nb.particles.particles import load_particles
-from cryoformer_nb.particles.recipes import RECIPES, commands, stand_in
+from cryoformer_nb.particles.recipes import RECIPES, commands, recipe, stand_in
 
 DATASETS = Path(__file__).resolve().parents[2] / "datasets"
 QUICK = [
@@ -101,8 +102,13 @@ def test_sizes_of_the_paper_are_the_defaults(tmp_path, monkeypatch):
     files = [stand_in("pedv", tmp_path) / f"{entry}.cif" for entry in RECIPES["pedv"].structures]
     recipes.recipe("pedv", tmp_path / "x", files)
     recipes.recipe("pedv", tmp_path / "x", files, small=True, snr=0.001, n=None)
-    assert asked[0] == dict(n=50000, box=128, pixel_size=1.6, snr=0.1, frames=50)
-    assert asked[1] == dict(n=4000, box=64, pixel_size=3.2, snr=0.001, frames=50)
+    same = dict(frames=50, widen=True)
+    assert asked[0] == same | dict(n=50000, box=128, pixel_size=1.6, snr=0.1, shift_px=10)
+    assert asked[1] == same | dict(n=4000, box=64, pixel_size=3.2, snr=0.001, shift_px=5)
+    recipes.recipe("pedv", tmp_path / "x", files, pixel_size=4.0, shift_px=0.0)
+    assert asked[2] == dict(
+        n=50000, box=128, pixel_size=4.0, snr=0.1, shift_px=0.0, frames=50, widen=False
+    ), "what is given goes first"
 
 
 def test_pedv_on_two_real_structures(shared, tmp_path, capsys):
@@ -136,6 +142,64 @@ def test_pedv_on_two_real_structures(shared, tmp_path, capsys):
     assert "3 parts" in capsys.readouterr().out
     assert len(json.loads((out / "truth/motion.json").read_text())["domains"]) == 3
     assert load_particles(out / "particles.star", invert=False).pixel_size == 3.2
+
+
+def other_names_and_gaps(path: Path, out: Path) -> Path:
+    "The same structure, its chains renamed and ten residues of the first one missing."
+    structure = gemmi.read_structure(str(path))
+    for place in range(19, 9, -1):
+        del structure[0][0][place]
+    for chain, name in zip(structure[0], "XYZUVW"):
+        chain.name = name
+    structure.setup_entities()
+    structure.make_mmcif_document().write_file(str(out))
+    return out
+
+
+def table_between(ends: list, out: Path, *more) -> list:
+    "The pedv rows that `benchmark table1` makes of two files."
+    words = ["--from", ends[0], "--to", ends[1], "--out", out, *more]
+    assert main(["benchmark", "table1", *map(str, words)]) == 0
+    stored = json.loads((out / "table1.json").read_text(encoding="utf-8"))
+    assert f"between {Path(ends[0]).name} and {Path(ends[1]).name}" in stored["notes"][-1]
+    assert [row["set"] for row in stored["rows"]][-1] == "one_d_motion"
+    return stored["rows"][:-1]
+
+
+@pytest.mark.slow
+def test_files_to_table_with_missing_residues_and_renamed_chains(tmp_path):
+    files = [stand_in("pedv", tmp_path) / f"{entry}.cif" for entry in RECIPES["pedv"].structures]
+    other = other_names_and_gaps(files[1], tmp_path / "other.cif")
+    with pytest.warns(UserWarning) as warned:
+        star = recipe("pedv", tmp_path / "set", [files[0], other], small=True, n=30, box=32)
+    told = [str(w.message) for w in warned]
+    assert any("A with X" in note and "C with Z" in note for note in told), told
+    assert any("350 residues in common; left out: 10" in note for note in told), told
+    shifts = np.load(star.parent / "truth" / "shifts_px.npy")
+    assert 2 < abs(shifts).max() <= 10 * 32 / 128, "as in the paper, in pixels of this box"
+    rows = table_between([files[0], other], tmp_path, "-n", 1000, "--box", 32, "--minutes", 0.02)
+    assert [row["snr"] for row in rows] == [0.1, 0.01, 0.001]
+    assert [row.get("paper_fsc05_A") for row in rows] == [None, 4.13, 7.47]
+    assert all(6.4 < row["pixel_size"] < 6.6 and row["mean_fsc"] > 0.1 for row in rows)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("first", "second", "pixel_size"),
+    [("6vxx.pdb", "6vyb.cif", 7.88), ("8tso.cif", "8tsq.cif", 6.4)],
+)
+def test_deposited_pairs_from_files_to_table(
+    first, second, pixel_size, shared, tmp_path, monkeypatch
+):
+    "A spike with one domain up, and a transporter that opens; chains of the second renamed."
+    monkeypatch.setitem(RECIPES, "pedv", RECIPES["pedv"]._replace(snr=(0.1,)))  # less to make
+    a, b = (shared(f"structures/{name}") for name in (first, second))
+    b = other_names_and_gaps(b, tmp_path / "second.cif")
+    (row,) = table_between([a, b], tmp_path, "-n", 100, "--box", 32, "--minutes", 0.02)
+    assert row["pixel_size"] == pytest.approx(pixel_size, abs=0.011), (
+        "6.4 if molecule and shifts fit"
+    )
+    assert 0.1 < row["mean_fsc"] < row["ceiling"] < 1
 
 
 def test_missing_structures_and_wrong_options_are_refused(tmp_path, capsys):
