@@ -53,7 +53,7 @@ def continuing(a) -> str:
         flag = option.names[-1] if option.names[-1].startswith("-") else None
         if value is False:
             flag = f"--no-{name}"
-        words += ([flag] if flag else []) + ([] if value in (True, False) else [str(value)])
+        words += ([flag] if flag else []) + ([] if isinstance(value, bool) else [str(value)])
     return shlex.join([*words, "--resume"])
 
 
@@ -326,16 +326,15 @@ def _flexibility(a) -> None:
     attention queries, and the attention volumes of one particle."""
     from cryoformer_nb.analysis.flexibility import flexibility_auc, named_maps
     from cryoformer_nb.core.files import write_map
-    from cryoformer_nb.core.outputs import check_apart, check_folder, whole_folder
+    from cryoformer_nb.core.outputs import check_apart, whole_folder
     from cryoformer_nb.training.run import Run
 
-    check_folder(a.out, a.overwrite)
     run = Run.load(a.run)
     check_apart(a.out, Path(a.run) / "config.yaml", a.truth)
-    maps = named_maps(run, a.n, a.particle)
-    ranked = [k for k in ("mean", "flexibility", "logit", "queries") if k in maps]
-    area = flexibility_auc(a.truth, {k: maps[k] for k in ranked}) if a.truth else {}
     with whole_folder(a.out, a.overwrite) as folder:
+        maps = named_maps(run, a.n, a.particle)
+        ranked = [k for k in ("mean", "flexibility", "logit", "queries") if k in maps]
+        area = flexibility_auc(a.truth, {k: maps[k] for k in ranked}) if a.truth else {}
         for name, volume in maps.items():
             write_map(folder / f"{name}.mrc", volume, run.pixel_size)
     note = ""

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MARKER', 'try_lock', 'new_temporary', 'is_at', 'remove', 'clear_temporaries', 'atomic_path', 'not_written', 'MrcInfo',
-           'mrc_info', 'write_map', 'write_stack', 'read_map', 'plain']
+           'mrc_info', 'mrc_layout', 'write_map', 'write_stack', 'read_map', 'plain']
 
 # %% ../../nbs/core/04_files.ipynb #e0eea502
 import fcntl
@@ -140,8 +140,8 @@ class MrcInfo(NamedTuple):
     axes: tuple  # which of x=1, y=2, z=3 is the fastest, middle and slowest index of the file
 
 # %% ../../nbs/core/04_files.ipynb #c744a89b
-#: Bytes of a value by the header's mode.
-_BYTES = {0: 1, 1: 2, 2: 4, 6: 2, 12: 2}
+#: Type of a value by the header's mode.
+_TYPES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
 
 
 def _header_of(path: Path):
@@ -168,13 +168,14 @@ def mrc_info(path) -> MrcInfo:
     path = Path(path)
     h = _header_of(path)
     mode, shape = int(h["mode"]), tuple(int(h[k]) for k in ("nz", "ny", "nx"))
-    if mode not in _BYTES or min(shape) < 1:
+    if mode not in _TYPES or min(shape) < 1:
         raise InputError(
             f"{path}: expected an MRC file of mode 0, 1, 2, 6 or 12, found mode {h['mode']} and "
             f"shape {shape}; is it another format?"
         )
     values = int(np.prod(shape, dtype=np.int64))
-    expected, found = 1024 + int(h["nsymbt"]) + values * _BYTES[mode], path.stat().st_size
+    expected = 1024 + int(h["nsymbt"]) + values * np.dtype(_TYPES[mode]).itemsize
+    found = path.stat().st_size
     if found < expected:
         raise InputError(
             f"{path}: expected {expected} bytes for {shape[0]} x {shape[1]} x {shape[2]} values, "
@@ -185,6 +186,14 @@ def mrc_info(path) -> MrcInfo:
         pixel = 0.0
     axes = tuple(int(h[k]) for k in ("mapc", "mapr", "maps"))
     return MrcInfo(shape, mode, pixel, axes if sorted(axes) == [1, 2, 3] else (1, 2, 3))
+
+
+def mrc_layout(path) -> tuple[int, np.dtype]:
+    "The byte where the values of an MRC file begin, and their type, byte order included."
+    mrc_info(path)
+    h = _header_of(Path(path))
+    order = h.dtype["nx"].byteorder
+    return 1024 + int(h["nsymbt"]), np.dtype(_TYPES[int(h["mode"])]).newbyteorder(order)
 
 # %% ../../nbs/core/04_files.ipynb #cf50148e
 def _header(

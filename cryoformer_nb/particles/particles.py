@@ -7,6 +7,7 @@ __all__ = ['evenly', 'read_images', 'detect_sign', 'Particles', 'particle_set', 
            'load_particles', 'read_rows', 'write_star']
 
 # %% ../../nbs/particles/05_particles.ipynb #25bc6f50
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -103,6 +104,7 @@ class Particles:
     pixel_size: float  # A, of the images given out
     sign: int  # +1 if particles are bright on disk, -1 if dark
     notes: tuple  # what was assumed or detected, for the user to see
+    origin: dict | None = None  # arguments of `load_particles` that give this set again
 
     def __len__(self) -> int:
         return len(self.source)
@@ -231,7 +233,7 @@ def subset(
     rows,  # (k,) particle numbers, in the order wanted
 ) -> Particles:
     "The particles `rows` as a set of their own. `InputError` if a number is out of range."
-    rows = np.asarray(rows)
+    rows = np.array(rows, order="C")
     whole_numbers = rows.ndim == 1 and len(rows) and np.issubdtype(rows.dtype, np.integer)
     if not whole_numbers or rows.min() < 0 or rows.max() >= len(self):
         numbers = rows.size and rows.dtype.kind in "iuf"
@@ -248,7 +250,13 @@ def subset(
         shifts_px=self.shifts_px[rows],
         ctf_params=self.ctf_params[rows],
         notes=self.notes + part,
+        origin=self.origin and self.origin | dict(rows=_rows_of(self.origin, rows)),
     )
+
+
+def _rows_of(origin: dict, rows: np.ndarray) -> np.ndarray:
+    "Numbers in the file of the particles `rows` of a set, which may be a part of it itself."
+    return rows if origin["rows"] is None else np.asarray(origin["rows"])[rows]
 
 # %% ../../nbs/particles/05_particles.ipynb #7b1b0066
 @patch
@@ -347,6 +355,7 @@ def load_particles(
 
     `InputError` says what does not fit.
     """
+    files = dict(path=path, datadir=datadir, poses=poses, ctf=ctf, passthrough=passthrough)
     path = Path(path)
     if path.is_dir():
         path, poses, ctf = find_inputs(path, poses, ctf)
@@ -356,6 +365,9 @@ def load_particles(
     stacks = find_stacks(table, datadir)
     table = with_other_files(table, stacks.box, poses, ctf, pixel_size)
     particles = particle_set(table, stacks, box, invert)
+    found = dict(box=particles.box, invert=particles.sign < 0, pixel_size=pixel_size, rows=None)
+    absolute = {name: file and os.path.abspath(file) for name, file in files.items()}
+    particles = replace(particles, origin=absolute | found)
     return particles if rows is None else particles.subset(read_rows(rows))
 
 

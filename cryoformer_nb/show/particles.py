@@ -20,7 +20,7 @@ from ..core.fourier import frequencies, irfft2c, rfft2c
 from ..imaging.ctf import ctf
 from ..particles.particles import load_particles
 from .panels import Panel, control, live_figure, row
-from ..training.inference import reproject
+from ..training.inference import reproject, run_particles
 from ..training.run import Run
 
 # %% ../../nbs/show/12_particles.ipynb #fe7596c9
@@ -217,7 +217,7 @@ def show_particles(
     if particles is None and run is None:
         raise InputError("show_particles: expected particles or a run, found neither")
     if particles is None:
-        particles = run.checkpoint["particles"]["path"]
+        particles = run_particles(run)
     if isinstance(particles, (str, Path)):
         particles = load_particles(particles, box=run.box if run is not None else None)
     if run is not None and (len(run.latents), run.box) != (len(particles), particles.box):

@@ -20,7 +20,8 @@ from ..core.files import atomic_path, write_map
 from ..core.fourier import irfft2c
 from ..core.fsc import FSC, fsc
 from ..core.outputs import check_folder, whole_folder
-from ..particles.particles import Particles, load_particles
+from ..particles.identity import check_same, found_again
+from ..particles.particles import Particles
 from ..particles.star import read_star, write_table
 from ..particles.table import Table
 from .losses import half_weights, image_loss
@@ -31,7 +32,10 @@ def run_particles(run, particles: Particles | None = None) -> Particles:
     "The particles of a run: those given, or read again from where the run found them."
     if particles is not None:
         return particles
-    return load_particles(run.checkpoint["particles"]["path"], box=run.box)
+    stored = run.checkpoint["particles"]
+    particles = found_again(stored, run.datadir)
+    check_same(particles, stored, str(run.path))
+    return particles
 
 
 @torch.no_grad()

@@ -74,8 +74,9 @@ def stored_poses(state: dict) -> GivenPoses:
 class Run:
     "A finished or interrupted run, from its folder."
 
-    def __init__(self, path):
+    def __init__(self, path, datadir=None):
         self.path = Path(path)
+        self.datadir = datadir  # where its particles are, if they have moved
         if not (self.path / "config.yaml").exists():
             raise InputError(
                 f"{self.path}: expected a run folder with config.yaml, found none; check the path"
@@ -83,9 +84,13 @@ class Run:
         self.config = Config.load(self.path / "config.yaml")
 
     @classmethod
-    def load(cls, path) -> "Run":
-        "The same as `Run(path)`."
-        return cls(path)
+    def load(
+        cls,
+        path,
+        datadir=None,  # folder of its images and particle files, if they have moved
+    ) -> "Run":
+        "The same as `Run(path, datadir)`."
+        return cls(path, datadir)
 
     def __repr__(self) -> str:
         what = f"{len(self.latents)} particles, box {self.box} at {self.pixel_size:.3g} A"

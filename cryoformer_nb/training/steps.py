@@ -30,6 +30,7 @@ from ..model.fourier_model import build_model
 from ..model.model import CryoFormer, blur
 from ..model.poses import make_poses, refine_batch
 from ..particles.consensus import Consensus
+from ..particles.identity import identity
 from ..particles.masks import dilate, largest_components, sphere_mask
 from ..particles.particles import Particles, evenly, write_star
 from cryoformer_nb.training.losses import (
@@ -80,6 +81,7 @@ class Trainer:
         snapshots: list | None = None,  # of the poses on the way here
     ):
         self.particles = particles
+        self.identity = identity(particles)
         self.config = config
         self.average = average
         self.device = choose_device(config.device)
@@ -343,7 +345,6 @@ REMEMBERED = ("step", "seconds", "updates", "passes", "began", "history", "snaps
 @patch
 def save(self: Trainer, path) -> None:
     "Write the checkpoint."
-    p = self.particles
     state = {name: getattr(self, name) for name in REMEMBERED} | dict(
         config=asdict(self.config),
         model=self.model.state_dict(),
@@ -351,7 +352,7 @@ def save(self: Trainer, path) -> None:
         poses=self.poses.state_dict(),
         support=self.model.support.mask.cpu(),
         average=self.average.stored(),
-        particles=dict(path=str(p.path), count=len(p), box=p.box, pixel_size=p.pixel_size),
+        particles=self.identity,
     )
     with atomic_path(path) as name:
         torch.save(state, name)
@@ -370,12 +371,17 @@ def restore(self: Trainer, state: dict) -> None:
 
 # %% ../../nbs/training/01_steps.ipynb #6909b6d4
 @patch
-def make_folder(self: Trainer, out, overwrite: bool = False) -> Path:
+def make_folder(
+    self: Trainer,
+    out,
+    overwrite: bool = False,
+    before: dict | None = None,  # `listing` of `out` when the work began; default: now
+) -> Path:
     """Make the run folder, with config.yaml and the first checkpoint in it.
 
     With `overwrite` it takes the place of an earlier run, which stays until it is complete.
     """
-    with whole_folder(out, overwrite) as folder:
+    with whole_folder(out, overwrite, before) as folder:
         settings = yaml.safe_dump(asdict(self.config), sort_keys=False)
         (folder / "config.yaml").write_text(settings)
         self.save(folder / "checkpoint.pt")

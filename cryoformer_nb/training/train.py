@@ -19,10 +19,11 @@ from tqdm.auto import tqdm
 from ..core.conventions import InputError
 from ..core.files import write_map
 from ..core.interrupts import interruptible, uninterrupted
-from ..core.outputs import Hold, check_folder, hold_folder
+from ..core.outputs import Hold, check_folder, hold_folder, listing
 from ..model.config import Config
 from ..particles.alignment import align
 from ..particles.consensus import consensus
+from ..particles.identity import check_same
 from ..particles.particles import Particles, evenly, load_particles
 from .run import Run, read_checkpoint, stored_average
 from .steps import Trainer
@@ -142,26 +143,21 @@ def new_trainer(
 
     Nothing is made, and no earlier run goes, if something is wrong with the particles.
     """
-    check_folder(out, overwrite)
+    before = listing(check_folder(out, overwrite))
     particles.statistics()  # refuses images that are constant or not finite
     snapshots = []
     if config.poses == "refine":
         particles, snapshots = aligned(particles, config, progress, deadline)
     average = consensus(particles, limit=config.consensus_limit)
     trainer = Trainer(particles, config, average, snapshots)
-    trainer.make_folder(out, overwrite)
+    trainer.make_folder(out, overwrite, before)
     return trainer
 
 
 def resumed_trainer(particles: Particles, out: Path) -> Trainer:
     "The trainer of the run in `out` as it was; `InputError` for other particles."
     state = read_checkpoint(out / "checkpoint.pt")
-    seen = state["particles"]
-    if (seen["count"], seen["box"]) != (len(particles), particles.box):
-        raise InputError(
-            f"--resume: expected the {seen['count']} particles of box {seen['box']} of {out}, "
-            f"found {len(particles)} of box {particles.box}; give the same particles"
-        )
+    check_same(particles, state["particles"], f"--resume of {out}")
     trainer = Trainer(particles, Config(**state["config"]), stored_average(state))
     trainer.restore(state)
     return trainer
