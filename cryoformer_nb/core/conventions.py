@@ -9,8 +9,12 @@ __all__ = ['InputError', 'check_box']
 class InputError(ValueError):
     """Bad input: one line that says what was expected, what was found and what to do.
 
-    The command line turns it into exit status 2.
+    The command line turns it into exit status 2, a notebook shows the line alone.
     """
+
+    def _render_traceback_(self) -> list:
+        "What IPython shows instead of a traceback."
+        return [f"{type(self).__name__}: {self}"]
 
 # %% ../../nbs/core/00_conventions.ipynb #83a26271
 def check_box(box: int, what: str = "image") -> int:
