@@ -12,6 +12,7 @@ from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
 from ..core.conventions import InputError
+from ..core.reading import read_array
 
 # %% ../../nbs/analysis/00_latent.ipynb #e72778ca
 def pca(
@@ -192,19 +193,14 @@ def _of_particles(z: np.ndarray, particles) -> tuple[np.ndarray, list]:
 
 def _of_file(z: np.ndarray, given) -> tuple[np.ndarray, list]:
     "The latents in a .npy file, checked against those of the run, and their labels."
-    try:
-        found = np.atleast_2d(np.load(given).astype(np.float64))
-    except (OSError, ValueError) as error:
+    found = np.atleast_2d(read_array(given, "a .npy file of latents"))
+    fits = found.ndim == 2 and found.shape[1] == z.shape[1] and len(found)
+    if not fits or found.dtype.kind not in "iuf" or not np.isfinite(found).all():
         raise InputError(
-            f"{given}: expected a .npy file of latents, found '{' '.join(str(error).split())}'; "
-            "check the path"
-        ) from error
-    if found.ndim != 2 or found.shape[1] != z.shape[1] or not np.isfinite(found).all():
-        raise InputError(
-            f"{given}: expected finite latents of {z.shape[1]} numbers a row, found an array of "
-            f"shape {found.shape}; are they of another run?"
+            f"{given}: expected finite latents of {z.shape[1]} numbers a row, found {found.dtype} "
+            f"of shape {found.shape}; are they of another run?"
         )
-    return found, [f"row {i}" for i in range(len(found))]
+    return found.astype(np.float64), [f"row {i}" for i in range(len(found))]
 
 # %% ../../nbs/analysis/00_latent.ipynb #0e8cdfdb
 def select_latents(

@@ -95,6 +95,16 @@ def main(
         except InputError as error:
             print(f"cryoformer: error: {' '.join(str(error).split())}", file=sys.stderr)
             return 2
+        except (MemoryError, RuntimeError) as error:
+            if not isinstance(error, MemoryError) and "allocate memory" not in str(error):
+                raise
+            found = " ".join(str(error).split())
+            print(
+                f"cryoformer: error: expected enough memory, found too little ({found:.200}); "
+                "take a smaller --box or --set batch=, or fewer particles",
+                file=sys.stderr,
+            )
+            return 2
         except KeyboardInterrupt as stop:
             print(f"\ncryoformer: interrupted{what_is_left(a, stop)}", file=sys.stderr)
             return exit_status(stop)

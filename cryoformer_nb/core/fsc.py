@@ -89,8 +89,15 @@ def fsc(
     if a.ndim != 3 or len(set(a.shape)) > 1:
         raise InputError(f"FSC: expected cubic maps, found {tuple(a.shape)}")
     box = check_box(a.shape[0], "FSC")
+    for v, what in ((a, "first map"), (b, "second map"), (mask, "mask")):
+        if v is not None and not np.isfinite(np.asarray(v)).all():
+            raise InputError(f"FSC: expected finite maps, found NaN or infinity in the {what}")
+    if not (np.isfinite(pixel_size) and pixel_size > 0):
+        raise InputError(f"FSC: expected a positive pixel size in A, found {pixel_size}")
     if mask is not None:
         mask = torch.as_tensor(np.asarray(mask), dtype=torch.float64)
+        if not mask.any():
+            raise InputError("FSC: expected a mask that keeps something, found zeros only")
         a, b = a * mask, b * mask
     value, shell = fsc_curves(a, b).numpy(), np.arange(box // 2 + 1)
     crossed = [crossing(value, threshold) for threshold in (0.5, 0.143)]

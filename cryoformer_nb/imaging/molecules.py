@@ -6,6 +6,7 @@
 __all__ = ['PRESETS', 'Molecule', 'load_molecule']
 
 # %% ../../nbs/imaging/03_molecules.ipynb #9508580e
+from os.path import isfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 
 from ..core.conventions import InputError
+from ..core.reading import read_arrays
 from ..core.rotations import rotvec_to_matrix
 from .structures import load_models
 
@@ -154,30 +156,53 @@ PRESETS = {"arm": _arm, "spike": _spike, "limbs": _limbs}
 # %% ../../nbs/imaging/03_molecules.ipynb #d2dd6818
 def _from_npz(path) -> Molecule:
     "The conformations of an `atoms.npz`, with their coordinates if it has them."
-    try:
-        with np.load(path) as z:
-            xyz, weight = z["xyz"].astype(np.float64), z["weight"].astype(np.float64)
-            coordinates = z["coordinates"] if "coordinates" in z else None
-    except (OSError, ValueError, KeyError) as e:
-        raise InputError(
-            f"{path}: expected arrays xyz (states, atoms, 3) and weight (atoms,), found: {e}"
-        ) from e
-    return Molecule(xyz.reshape(-1, *xyz.shape[-2:]), weight, 0.0, coordinates)
+    expected = "arrays xyz (states, atoms, 3) and weight (atoms,)"
+    z = read_arrays(path, ("xyz", "weight"), expected, ("coordinates",))
+    xyz, weight = (z[name].astype(np.float64) for name in ("xyz", "weight"))
+    if xyz.ndim < 2 or weight.ndim != 1:
+        raise InputError(f"{path}: expected {expected}, found {xyz.shape} and {weight.shape}")
+    return Molecule(xyz.reshape(-1, *xyz.shape[-2:]), weight, 0.0, z.get("coordinates"))
 
 
 def _found(preset) -> Molecule:
     "The molecule of a name or file, as it is there."
     if str(preset) in PRESETS:
         return PRESETS[str(preset)]()
-    if not Path(preset).is_file():
+    if not isfile(preset):
         raise InputError(
-            f"{preset}: expected a preset ({', '.join(PRESETS)}) or a file of atoms "
+            f"{preset!s:.200}: expected a preset ({', '.join(PRESETS)}) or a file of atoms "
             "(.npz, .pdb, .cif), found neither; check the name"
         )
     if Path(preset).suffix == ".npz":
         return _from_npz(preset)
     xyz, weight, _ = load_models(preset)
     return Molecule(xyz.double().numpy(), weight.double().numpy(), 0.0)
+
+
+def _check_molecule(m: Molecule, name) -> None:
+    "`InputError` for arrays that do not fit together, or hold what no atom has."
+    if m.xyz.ndim != 3 or m.xyz.shape[1:] != (len(m.weight), 3) or not m.xyz.size:
+        raise InputError(
+            f"{name}: expected xyz (states, atoms, 3) and weight (atoms,), found {m.xyz.shape} and "
+            f"{m.weight.shape}"
+        )
+    if not np.isfinite(m.xyz).all():
+        raise InputError(f"{name}: expected finite positions of atoms, found NaN or infinity")
+    usable = np.isfinite(m.weight).all() and (m.weight >= 0).all() and m.weight.any()
+    if not usable or m.weight.max() > 1e6:
+        raise InputError(
+            f"{name}: expected weights from 0 to 1e6, atomic number times occupancy, not all zero, "
+            f"found {m.weight.min():.3g} to {m.weight.max():.3g}; repair the occupancies"
+        )
+    k = m.coordinates
+    if k is None:
+        return
+    if np.ndim(k) != 2 or len(k) != len(m.xyz) or k.dtype.kind not in "iuf":
+        raise InputError(
+            f"{name}: expected coordinates ({len(m.xyz)} states, k), found {np.shape(k)}"
+        )
+    if not np.isfinite(k).all():
+        raise InputError(f"{name}: expected finite coordinates, found NaN or infinity")
 
 
 def load_molecule(
@@ -188,18 +213,12 @@ def load_molecule(
     `InputError` for what is none of these, and for arrays that do not fit together.
     """
     m = preset if isinstance(preset, Molecule) else _found(preset)
-    if m.xyz.ndim != 3 or m.xyz.shape[1:] != (len(m.weight), 3):
-        raise InputError(
-            f"{'molecule' if m is preset else preset}: expected xyz (states, atoms, 3) and weight "
-            f"(atoms,), found {m.xyz.shape} and {m.weight.shape}"
-        )
-    if m.coordinates is not None and (
-        np.ndim(m.coordinates) != 2 or len(m.coordinates) != len(m.xyz)
-    ):
-        raise InputError(
-            f"{'molecule' if m is preset else preset}: expected coordinates ({len(m.xyz)} states, "
-            f"k), found {np.shape(m.coordinates)}"
-        )
+    name = "molecule" if m is preset else preset
+    _check_molecule(m, name)
     xyz = m.xyz - (m.xyz.min((0, 1)) + m.xyz.max((0, 1))) / 2
     field = m.field or 2 * np.linalg.norm(xyz, axis=-1).max() / 0.7
+    if not 0 < field < 1e5:
+        raise InputError(
+            f"{name}: expected atoms in A, some way apart, found them in a field of {field:.3g} A"
+        )
     return m._replace(xyz=xyz, field=field)

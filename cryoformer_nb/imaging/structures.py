@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..core.conventions import InputError, check_box
+from ..core.reading import reading
 
 # %% ../../nbs/imaging/02_structures.ipynb #a85218a0
 def _alanine(
@@ -57,15 +58,21 @@ def write_residues(
 # %% ../../nbs/imaging/02_structures.ipynb #879b9210
 def open_structure(path) -> gemmi.Structure:
     "A PDB or mmCIF file as it is. `InputError` if it cannot be read."
-    try:
-        structure = gemmi.read_structure(str(path))
-    except (OSError, RuntimeError, ValueError) as error:
-        found = " ".join(str(error).split())
-        raise InputError(
-            f"{path}: expected a PDB or mmCIF file, found: {found}; check the path"
-        ) from error
-    structure.setup_entities()
+    with reading(path, "a PDB or mmCIF file") as file:
+        structure = gemmi.read_structure(str(file))
+        structure.setup_entities()
+        _check_atoms(structure)
     return structure
+
+
+def _check_atoms(structure: gemmi.Structure) -> None:
+    "`ValueError` for names that are no text, and for positions or occupancies that are no numbers."
+    for model in structure:
+        for site in model.all():
+            site.chain.name, site.residue.name, site.atom.name  # noqa: B018, decoded when asked for
+            for number in (*site.atom.pos.tolist(), site.atom.occ):
+                if not abs(number) < 1e6:
+                    raise ValueError(f"{number} for a position or occupancy of an atom")
 
 
 def _name_elements(residue: gemmi.Residue) -> None:

@@ -6,7 +6,9 @@
 __all__ = ['read_labels', 'read_states', 'read_coordinates', 'read_poses', 'true_volumes', 'maps_at_once', 'population_mean']
 
 # %% ../../nbs/imaging/07_truth.ipynb #ec45445c
+from os.path import isfile
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,19 +17,61 @@ from torch import Tensor
 from ..core.conventions import InputError
 from ..core.files import read_map
 from ..core.fourier import fourier_crop3
+from ..core.reading import read_array, read_arrays
 from .density import gaussian_volume
+
+# %% ../../nbs/imaging/07_truth.ipynb #d5c2289a
+class _Atoms(NamedTuple):
+    "What an atoms.npz says."
+
+    xyz: np.ndarray  # (s, g, 3) A
+    weight: np.ndarray  # (g,)
+    sigma: float | None  # A; None in sets of other programs
+    coordinates: np.ndarray | None  # (s, k)
+
+
+def _read_atoms(truth: Path) -> _Atoms:
+    "The Gaussians of all states. `InputError` unless the arrays fit together and are finite."
+    path, expected = truth / "atoms.npz", "the atoms of every state of a simulated set"
+    z = read_arrays(path, ("xyz", "weight"), expected, ("sigma", "coordinates"))
+    xyz, weight = z["xyz"], z["weight"]
+    fits = xyz.ndim == 3 and xyz.shape[1:] == (len(np.atleast_1d(weight)), 3) and weight.ndim == 1
+    if "coordinates" in z:
+        fits = fits and z["coordinates"].ndim == 2 and len(z["coordinates"]) == len(xyz)
+    real = all(value.dtype.kind in "iuf" and np.isfinite(value).all() for value in z.values())
+    fits = fits and z.get("sigma", np.ones(())).size == 1 and xyz.size > 0
+    if not fits or not real or not (z.get("sigma", np.ones(())) > 0).all():
+        found = ", ".join(f"{name} {value.dtype} {value.shape}" for name, value in z.items())
+        raise InputError(
+            f"{path}: expected finite xyz (s, g, 3), weight (g,), a positive sigma and coordinates "
+            f"(s, k) if they are there, found {found}; simulate the set again"
+        )
+    sigma = float(z["sigma"].reshape(())) if "sigma" in z else None
+    return _Atoms(xyz, weight, sigma, z.get("coordinates"))
+
+
+def _checked(states: np.ndarray, count: int, truth) -> np.ndarray:
+    "The states (k,), if the truth has so many."
+    if len(states) and not 0 <= states.min() <= states.max() < count:
+        raise InputError(
+            f"{truth}: expected states 0 to {count - 1}, found {states.min()} to {states.max()}; "
+            "labels.npy and atoms.npz are of different sets"
+        )
+    return states
 
 # %% ../../nbs/imaging/07_truth.ipynb #3533f967
 def read_labels(truth_dir) -> np.ndarray:
     "The true state of every particle (N,), as a number. `InputError` if there is none."
-    path = Path(truth_dir) / "labels.npy"
-    try:
-        return np.load(path).squeeze()
-    except (OSError, ValueError) as error:
+    path, expected = Path(truth_dir) / "labels.npy", "the true state of each particle"
+    labels = read_array(path, expected, "give the truth folder of a simulation with --truth")
+    labels = labels.reshape(-1) if labels.size == max(labels.shape, default=0) else labels
+    in_range = labels.dtype.kind in "iuf" and ((labels >= 0) & (labels < 2**31)).all()
+    if labels.ndim != 1 or not len(labels) or not in_range:
         raise InputError(
-            f"{path}: expected the true state of each particle, found none ({error}); "
-            "give the truth folder of a simulation with --truth"
-        ) from error
+            f"{path}: expected {expected} (N,), a number from 0, found {labels.dtype} of shape "
+            f"{labels.shape}; simulate the set again"
+        )
+    return labels
 
 
 def read_states(truth_dir) -> np.ndarray:
@@ -40,11 +84,10 @@ def read_coordinates(truth_dir) -> np.ndarray:
 
     The molecule's own coordinates if atoms.npz has some, else the one number of the state.
     """
-    atoms = Path(truth_dir) / "atoms.npz"
-    if atoms.is_file():
-        with np.load(atoms) as z:
-            if "coordinates" in z:
-                return z["coordinates"][read_states(truth_dir)]
+    if isfile(Path(truth_dir) / "atoms.npz"):
+        coordinates = _read_atoms(Path(truth_dir)).coordinates
+        if coordinates is not None:
+            return coordinates[_checked(read_states(truth_dir), len(coordinates), truth_dir)]
     return read_labels(truth_dir)[:, None]
 
 # %% ../../nbs/imaging/07_truth.ipynb #ca2fa0da
@@ -53,27 +96,20 @@ def read_poses(truth_dir) -> tuple[np.ndarray, np.ndarray]:
 
     `InputError` if there are none.
     """
-    try:
-        return tuple(
-            np.load(Path(truth_dir) / f"{name}.npy") for name in ("rotations", "shifts_px")
-        )
-    except (OSError, ValueError) as error:
+    advice = "give the truth folder of a simulated set"
+    R, shifts = (
+        read_array(Path(truth_dir) / f"{name}.npy", "the true poses of a simulated set", advice)
+        for name in ("rotations", "shifts_px")
+    )
+    real = all(a.dtype.kind == "f" and np.isfinite(a).all() for a in (R, shifts))
+    if not real or R.shape[1:] != (3, 3) or shifts.shape != (len(R), 2):
         raise InputError(
-            f"{truth_dir}: expected the truth folder of a simulated set with rotations.npy and "
-            f"shifts_px.npy, found none ({error}); check the path"
-        ) from error
+            f"{truth_dir}: expected finite rotations (N, 3, 3) and shifts_px (N, 2), found "
+            f"{R.dtype} {R.shape} and {shifts.dtype} {shifts.shape}; simulate the set again"
+        )
+    return R, shifts
 
 # %% ../../nbs/imaging/07_truth.ipynb #6702339a
-def _read_atoms(truth: Path) -> tuple:
-    "Gaussians of all states: xyz (s, g, 3) A, weight (g,), sigma A."
-    with np.load(truth / "atoms.npz") as z:
-        xyz, weight = torch.tensor(z["xyz"]), torch.tensor(z["weight"])
-        if "sigma" in z:
-            return xyz, weight, float(z["sigma"])
-    # sets of other programs: atoms as in the structure file, volumes centred on the mean of all
-    return xyz - xyz.mean((0, 1)), weight, 1.5
-
-
 def true_volumes(
     truth_dir,  # a folder `truth` as `simulate` writes it
     labels,  # (k,) states
@@ -85,21 +121,21 @@ def true_volumes(
     """
     truth = Path(truth_dir)
     stored = sorted(truth.glob("vol_*.mrc"))
-    if not (truth / "atoms.npz").is_file() or not stored:
+    if not isfile(truth / "atoms.npz") or not stored:
         found = "a folder without them" if truth.is_dir() else "no such folder"
         raise InputError(
             f"{truth}: expected atoms.npz and vol_*.mrc of a simulated set, found {found}; "
             "give the set's folder truth"
         )
     volume, pixel_size = read_map(stored[0])
-    xyz, weight, sigma = _read_atoms(truth)
+    atoms = _read_atoms(truth)
+    xyz, weight, sigma = torch.tensor(atoms.xyz), torch.tensor(atoms.weight), atoms.sigma
+    if sigma is None:
+        # sets of other programs: as in the structure file, volumes centred on the mean of all
+        xyz, sigma = xyz - xyz.mean((0, 1)), 1.5
     labels = torch.as_tensor(np.asarray(labels)).long()
     states, index = labels.unique(return_inverse=True)
-    if len(states) and not 0 <= states[0] <= states[-1] < len(xyz):
-        raise InputError(
-            f"{truth}: expected states 0 to {len(xyz) - 1}, "
-            f"found {int(states[0])} to {int(states[-1])}"
-        )
+    _checked(states.numpy(), len(xyz), truth)
     native = len(volume)
     volumes = [
         fourier_crop3(gaussian_volume(xyz[s], weight, sigma, native, pixel_size), box or native)

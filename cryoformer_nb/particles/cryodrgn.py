@@ -6,8 +6,8 @@
 __all__ = ['read_pickle', 'write_pickles', 'read_pose_pickle', 'read_ctf_pickle', 'read_stack_names', 'find_inputs']
 
 # %% ../../nbs/particles/03_cryodrgn.ipynb #93fcab11
-import io
 import pickle
+from os.path import isfile
 from pathlib import Path
 
 import numpy as np
@@ -15,42 +15,82 @@ import pandas as pd
 
 from ..core.conventions import InputError
 from ..core.files import atomic_path, mrc_info
+from ..core.reading import check_plain, reading
 from .table import Table
 
 # %% ../../nbs/particles/03_cryodrgn.ipynb #505036e7
-class _ArraysOnly(pickle.Unpickler):
-    "Refuses everything but numpy arrays and plain containers."
+class _Kind:
+    "The type of an array in a pickle: numbers of one kind, nothing behind them."
+
+    def __init__(self, name, *_):
+        self.dtype = check_plain(np.dtype(str(name)))
+        if self.dtype.kind not in "biufc" or self.dtype.shape:
+            raise pickle.UnpicklingError(f"an array of type {name!s:.40}, not of numbers")
+
+    def __setstate__(self, state):
+        _, order, *deep = state[:5]  # version, byte order, then what is inside an element
+        if any(part is not None for part in deep):
+            raise pickle.UnpicklingError("an array of records, not of numbers")
+        self.dtype = self.dtype.newbyteorder(order) if order in ("<", ">") else self.dtype
+
+
+class _Stored:
+    "An array in a pickle: its bytes, type and shape."
+
+    def __init__(self, *_):
+        self.array = np.zeros(0)
+
+    def __setstate__(self, state):
+        shape, kind, fortran, raw = state[-4:]  # a version before them
+        self.array = _array(raw, kind, shape, "F" if fortran else "C").array
+
+
+def _array(raw, kind: _Kind, shape: tuple = (), order: str = "C", *_) -> _Stored:
+    "An array of these bytes, or a single number."
+    stored = _Stored()
+    stored.array = np.frombuffer(raw, kind.dtype).reshape(shape, order=order).copy()
+    return stored
+
+# %% ../../nbs/particles/03_cryodrgn.ipynb #21054c1c
+class _ArraysOnly(pickle._Unpickler):
+    """Refuses everything but numpy arrays and plain containers.
+
+    The one written in Python: the other makes room for a billion objects if a file says so.
+    """
 
     allowed = {
-        ("multiarray", "_reconstruct"),
-        ("multiarray", "scalar"),
-        ("numeric", "_frombuffer"),
-        ("numpy", "ndarray"),
-        ("numpy", "dtype"),
-        ("_codecs", "encode"),
+        ("multiarray", "_reconstruct"): _Stored,
+        ("multiarray", "scalar"): lambda kind, raw: _array(raw, kind),
+        ("numeric", "_frombuffer"): _array,
+        ("numpy", "ndarray"): None,
+        ("numpy", "dtype"): _Kind,
+        ("_codecs", "encode"): lambda text, _: text.encode("latin1"),
+        ("__builtin__", "bytes"): lambda: b"",
     }
 
     def find_class(self, module, name):
-        ours = module.split(".")[0] in ("numpy", "_codecs")
-        if ours and (module.rpartition(".")[2], name) in self.allowed:
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"an object of {module}.{name}, which is no array")
+        place = (module.rpartition(".")[2], name)
+        known = module.split(".")[0] in ("numpy", "_codecs", "__builtin__")
+        if not known or place not in self.allowed:
+            raise pickle.UnpicklingError(f"an object of {module}.{name}, which is no array")
+        return self.allowed[place]
+
+
+def _opened(found):
+    "Stand-ins in plain containers replaced by their arrays."
+    if isinstance(found, _Stored):
+        return found.array if found.array.shape else found.array[()]
+    if isinstance(found, (list, tuple)):
+        return type(found)(_opened(part) for part in found)
+    if isinstance(found, dict):
+        return {key: _opened(value) for key, value in found.items()}
+    return found
 
 
 def read_pickle(path):
     "The arrays of a pickle; `InputError` if it holds anything else."
-    try:
-        return _ArraysOnly(io.BytesIO(Path(path).read_bytes())).load()
-    except FileNotFoundError as error:
-        raise InputError(
-            f"{path}: expected a pickle of arrays, found no file; check the path"
-        ) from error
-    except Exception as error:
-        found = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(
-            f"{path}: expected a pickle of arrays as cryoDRGN writes it, found '{found}'; "
-            "write it again"
-        ) from error
+    with reading(path, "a pickle of arrays as cryoDRGN writes it") as file, open(file, "rb") as f:
+        return _opened(_ArraysOnly(f).load())
 
 # %% ../../nbs/particles/03_cryodrgn.ipynb #8f63b86e
 def write_pickles(
@@ -79,17 +119,16 @@ def read_pose_pickle(path, count: int) -> tuple[np.ndarray, np.ndarray]:
     Shifts are zero if the file has none; `InputError` if the poses are not those of `count` images.
     """
     data = read_pickle(path)
-    rotations, *rest = data if isinstance(data, (tuple, list)) else (data,)
-    rotations = np.asarray(rotations, dtype=np.float64)
-    shifts = np.zeros((len(rotations), 2))
-    if rest and rest[0] is not None:
-        shifts = np.asarray(rest[0], dtype=np.float64)
+    rotations, shifts, *_ = (*data, None, None) if isinstance(data, (tuple, list)) else (data, None)
+    with reading(path, "rotations (N, 3, 3) and shifts (N, 2)"):
+        rotations = _numbers(rotations)
+        shifts = np.zeros((len(rotations), 2)) if shifts is None else _numbers(shifts)
     if rotations.ndim != 3 or rotations.shape[1:] != (3, 3) or shifts.shape != (len(rotations), 2):
         raise InputError(
             f"{path}: expected rotations (N, 3, 3) and shifts (N, 2), found {rotations.shape} and "
             f"{shifts.shape}; is it the CTF pickle?"
         )
-    if len(rotations) != count:
+    if not len(rotations) == count > 0:
         raise InputError(
             f"{path}: expected the poses of {count} images, found {len(rotations)}; "
             "give the poses of this very stack"
@@ -107,8 +146,18 @@ def read_pose_pickle(path, count: int) -> tuple[np.ndarray, np.ndarray]:
     return rotations, shifts
 
 
+def _numbers(value) -> np.ndarray:
+    "An array of real numbers with at least one axis; `ValueError` for anything else."
+    array = np.asarray(value)
+    if array.dtype.kind not in "iuf" or not array.ndim:
+        raise ValueError(f"{type(value).__name__} of {array.dtype}, shape {array.shape}")
+    return array.astype(np.float64)
+
+
 def _are_rotations(R: np.ndarray) -> bool:
     "Whether all matrices (N, 3, 3) are orthogonal and keep the hand."
+    if not np.isfinite(R).all():
+        return False
     orthogonal = np.allclose(R @ R.transpose(0, 2, 1), np.eye(3), atol=1e-3)
     return orthogonal and not (np.linalg.det(R) < 0).any()
 
@@ -120,7 +169,8 @@ def read_ctf_pickle(path, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarra
     `InputError` if the numbers are not those of `count` images.
     """
     data = read_pickle(path)
-    if not isinstance(data, np.ndarray) or data.ndim != 2 or data.shape[1] != 9:
+    array = isinstance(data, np.ndarray) and data.dtype.kind in "iuf"
+    if not array or data.ndim != 2 or data.shape[1] != 9:
         raise InputError(
             f"{path}: expected CTF parameters (N, 9), found "
             f"{getattr(data, 'shape', type(data).__name__)}; is it the pose pickle?"
@@ -144,13 +194,15 @@ def read_stack_names(path) -> Table:
     path = Path(path)
     if path.suffix != ".txt":
         return Table(path, _names([(path, path)], path, "an image stack, found none"))
-    stacks = [Path(line.strip()) for line in _lines(path) if line.strip()]
+    with reading(path, "a text file that lists image stacks, one a line") as file:
+        lines = file.read_text(encoding="utf-8").split("\n")
+    stacks = [Path(line.strip()) for line in lines if line.strip()]
     if not stacks:
         raise InputError(
             f"{path}: expected the names of image stacks, one a line, found none; "
             "list the .mrcs files"
         )
-    files = [path.parent / s if (path.parent / s).is_file() else s for s in stacks]
+    files = [path.parent / s if isfile(path.parent / s) else s for s in stacks]
     return Table(path, _names(zip(stacks, files), path, "the stack {}, found no such file"))
 
 
@@ -158,20 +210,10 @@ def _names(stacks, path: Path, expected: str) -> pd.DataFrame:
     "`index@stack` of every image of the (name, file) pairs, counted from 1."
     names = []
     for stack, file in stacks:
-        if not file.is_file():
+        if not isfile(file):
             raise InputError(f"{path}: expected {expected.format(stack)}; check the path")
         names += [f"{k + 1:06d}@{stack}" for k in range(mrc_info(file).shape[0])]
     return pd.DataFrame({"rlnImageName": names})
-
-
-def _lines(path: Path) -> list:
-    "The lines of a text file."
-    try:
-        return path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{path}: expected a text file that lists image stacks, found '{error}'; check the path"
-        ) from error
 
 # %% ../../nbs/particles/03_cryodrgn.ipynb #cd9c18bf
 def find_inputs(folder, poses=None, ctf=None) -> tuple:

@@ -6,6 +6,7 @@
 __all__ = ['matrix_to_rotvec', 'write_cs', 'cs_poses', 'read_cs']
 
 # %% ../../nbs/particles/02_cryosparc.ipynb #cb54d5b1
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from scipy.spatial.transform import Rotation
 
 from ..core.conventions import InputError
 from ..core.files import atomic_path
+from ..core.reading import read_array
 from ..core.rotations import rotvec_to_matrix
 from .table import Table
 
@@ -78,21 +80,11 @@ def write_cs(
 # %% ../../nbs/particles/02_cryosparc.ipynb #805e1340
 def _read_array(path) -> np.ndarray:
     "The structured array of a .cs file."
-    try:
-        data = np.load(path, allow_pickle=False)
-    except FileNotFoundError as error:
+    data = read_array(path, "a cryoSPARC .cs file", "export the particles again", records=True)
+    if "uid" not in data.dtype.names or data.ndim != 1 or data["uid"].shape != data.shape:
         raise InputError(
-            f"{path}: expected a cryoSPARC .cs file, found none; check the path"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path}: expected a cryoSPARC .cs file in numpy's format, found one that cannot be "
-            f"read ({' '.join(str(error).split())}); export the particles again"
-        ) from error
-    if data.dtype.names is None or "uid" not in data.dtype.names:
-        raise InputError(
-            f"{path}: expected a cryoSPARC particle table with the field uid, found {data.dtype}; "
-            "give the particles .cs of a refinement"
+            f"{path}: expected a cryoSPARC particle table with the field uid, found "
+            f"{str(data.dtype):.200} of shape {data.shape}; give the particles .cs of a refinement"
         )
     if not len(data):
         raise InputError(
@@ -132,6 +124,28 @@ def _read_fields(path: Path, passthrough=None) -> dict:
     return {**{name: more[name][rows] for name in more.dtype.names}, **fields}
 
 # %% ../../nbs/particles/02_cryosparc.ipynb #3ff61bcb
+_POSE = dict(pose=(3,), shift=(2,))
+
+
+def _field(path, fields: dict, name: str, shape: tuple = (), positive: bool = False) -> np.ndarray:
+    "A field (N, *shape) as finite numbers. `InputError` if it is missing or holds something else."
+    values = fields.get(name)
+    if values is None:
+        raise InputError(
+            f"{path}: expected {name} of every particle, found no such field; "
+            "give the passthrough file of the job with --passthrough"
+        )
+    numbers = values.dtype.kind in "iuf" and values.shape[1:] == shape
+    low = 0 if positive and values.size and numbers else -np.inf
+    if not numbers or not np.isfinite(values).all() or (values <= low).any():
+        found = f"{values.min()} to {values.max()}" if numbers else f"{values.dtype}"
+        raise InputError(
+            f"{path}: expected {'positive' if positive else 'finite'} numbers of shape {shape} in "
+            f"{name}, found {found} of shape {values.shape[1:]}; export the particles again"
+        )
+    return values.astype(np.float64)
+
+
 def _poses_of(path, fields: dict) -> tuple[np.ndarray, np.ndarray]:
     "Rotations (N, 3, 3) and shifts (N, 2) in A from the fields of a .cs file."
     if "alignments3D/pose" not in fields:
@@ -141,20 +155,10 @@ def _poses_of(path, fields: dict) -> tuple[np.ndarray, np.ndarray]:
             f"{', '.join(found) or 'no alignments'}; give the particles of a homogeneous or "
             "non-uniform refinement, with --passthrough if they are in that file"
         )
-    pose = fields["alignments3D/pose"].astype(np.float64)
-    shift = fields["alignments3D/shift"].astype(np.float64)
-    if not (np.isfinite(pose).all() and np.isfinite(shift).all()):
-        raise InputError(
-            f"{path}: expected finite poses, found NaN or infinity in alignments3D; refine again"
-        )
-    size = fields.get("alignments3D/psize_A", fields.get("blob/psize_A"))
-    if size is None:
-        raise InputError(
-            f"{path}: expected the pixel size of the shifts, found neither alignments3D/psize_A "
-            "nor blob/psize_A; give --passthrough"
-        )
+    pose, shift = (_field(path, fields, f"alignments3D/{k}", n) for k, n in _POSE.items())
+    name = "alignments3D/psize_A" if "alignments3D/psize_A" in fields else "blob/psize_A"
     rotations = rotvec_to_matrix(torch.tensor(pose)).mT.numpy()
-    return rotations, shift * np.asarray(size, dtype=np.float64)[:, None]
+    return rotations, shift * _field(path, fields, name, positive=True)[:, None]
 
 
 def cs_poses(path) -> tuple[np.ndarray, np.ndarray]:
@@ -162,15 +166,6 @@ def cs_poses(path) -> tuple[np.ndarray, np.ndarray]:
     return _poses_of(path, _read_fields(Path(path)))
 
 # %% ../../nbs/particles/02_cryosparc.ipynb #0321046d
-_NEEDED = {
-    "blob/path": "the images",
-    "blob/idx": "the images",
-    "blob/psize_A": "the pixel size",
-    "blob/shape": "the box",
-    **{f"ctf/{key}": "the CTF" for key in _CTF_FIELDS},
-}
-
-
 def read_cs(
     path,
     passthrough=None,  # the file with the other fields, if it does not lie beside the first
@@ -179,28 +174,30 @@ def read_cs(
     "A cryoSPARC particle file. `InputError` if images, poses or CTF are not in it."
     path = Path(path)
     fields = _read_fields(path, passthrough)
-    for field, what in _NEEDED.items():
-        if field not in fields:
-            raise InputError(
-                f"{path}: expected {what} of every particle, found no field {field}; "
-                "give the passthrough file of the job with --passthrough"
-            )
-    table = Table(path, pd.DataFrame({"rlnImageName": _image_names(fields)}))
-    values = [fields[f"ctf/{k}"].astype(np.float64) * unit for k, unit in _CTF_FIELDS.items()]
-    box = int(fields["blob/shape"][0][0])
-    table = table.with_ctf(np.stack(values, 1).round(6), fields["blob/psize_A"], box)
+    names = pd.DataFrame({"rlnImageName": _image_names(path, fields)})
+    values = [_field(path, fields, f"ctf/{k}") * unit for k, unit in _CTF_FIELDS.items()]
+    box = int(_field(path, fields, "blob/shape", (2,), positive=True)[0, 0])
+    size = _field(path, fields, "blob/psize_A", positive=True)
+    table = Table(path, names).with_ctf(np.stack(values, 1).round(6), size, box)
     if poses:
         table = table.with_poses(*_poses_of(path, fields))
     if "alignments3D/split" in fields:
-        half = fields["alignments3D/split"].astype(int) + 1
+        half = _field(path, fields, "alignments3D/split").astype(int) + 1
         table = replace(table, columns=table.columns.assign(rlnRandomSubset=half))
     return replace(table, notes=_left_out(fields))
 
 # %% ../../nbs/particles/02_cryosparc.ipynb #e77b2b53
-def _image_names(fields: dict) -> list:
+def _image_names(path, fields: dict) -> list:
     "`index@stack`, counted from 1; cryoSPARC marks imported paths with a `>`."
-    files = [n.decode() if isinstance(n, bytes) else str(n) for n in fields["blob/path"]]
-    index = fields["blob/idx"].astype(int) + 1
+    index = _field(path, fields, "blob/idx").astype(int) + 1
+    stacks = fields.get("blob/path")
+    if stacks is None or stacks.dtype.kind not in "SU" or stacks.ndim != 1:
+        raise InputError(
+            f"{path}: expected the path of every image in blob/path, found "
+            f"{'no such field' if stacks is None else stacks.dtype}; "
+            "give the passthrough file of the job with --passthrough"
+        )
+    files = [os.fsdecode(n) if isinstance(n, bytes) else str(n) for n in stacks]
     return [f"{i:06d}@{file.lstrip('>')}" for i, file in zip(index, files)]
 
 

@@ -9,6 +9,7 @@ __all__ = ['evenly', 'read_images', 'detect_sign', 'Particles', 'particle_set', 
 # %% ../../nbs/particles/05_particles.ipynb #25bc6f50
 import os
 from dataclasses import dataclass, replace
+from os.path import isdir
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from fastcore.basics import patch
 
 from ..core.conventions import InputError
 from ..core.fourier import fourier_crop2, irfft2c, rfft2c
+from ..core.reading import read_array, reading
 from ..imaging.ctf import ctf
 from cryoformer_nb.particles.cryodrgn import (
     find_inputs,
@@ -148,7 +150,16 @@ def particle_set(
     ctf_params, pixel_size = table.ctf_params, table.pixel_size
     rotations, shifts_px, centred = table.poses
     stacks.check_size(table)
+    if invert not in (None, True, False):
+        raise InputError(f"invert: expected True, False or None, found {invert!r:.80}")
     box = stacks.box if box is None else box
+    if not isinstance(box, (int, np.integer)) or isinstance(box, bool):
+        raise InputError(f"--box: expected a whole number of pixels, found {box!r:.80}")
+    if abs(shifts_px).max() > stacks.box:
+        raise InputError(
+            f"{table.path}: expected particles inside their images of {stacks.box} px, found a "
+            f"shift of {abs(shifts_px).max():.4g} px; check its unit, A or pixels"
+        )
     if box % 2 or not 4 <= box <= stacks.box:
         raise InputError(
             "--box: expected an even number from 4 to the box of the images, "
@@ -234,12 +245,13 @@ def subset(
 ) -> Particles:
     "The particles `rows` as a set of their own. `InputError` if a number is out of range."
     rows = np.array(rows, order="C")
-    whole_numbers = rows.ndim == 1 and len(rows) and np.issubdtype(rows.dtype, np.integer)
+    whole_numbers = rows.ndim == 1 and len(rows) and rows.dtype.kind in "iu"
     if not whole_numbers or rows.min() < 0 or rows.max() >= len(self):
         numbers = rows.size and rows.dtype.kind in "iuf"
+        found = f"{rows.min()} to {rows.max()}" if numbers else f"{rows.dtype}"
         raise InputError(
-            f"{self.path}: expected particle numbers from 0 to {len(self) - 1}, found "
-            f"{f'{rows.min()} to {rows.max()}' if numbers else 'none'}; are they of another set?"
+            f"{self.path}: expected particle numbers from 0 to {len(self) - 1}, found {found} of "
+            f"shape {rows.shape}; are they of another set, or a mask? Give numpy.flatnonzero of it"
         )
     part = (f"{len(rows)} of {len(self)} particles",) if len(rows) != len(self) else ()
     return replace(
@@ -357,7 +369,7 @@ def load_particles(
     """
     files = dict(path=path, datadir=datadir, poses=poses, ctf=ctf, passthrough=passthrough)
     path = Path(path)
-    if path.is_dir():
+    if isdir(path):
         path, poses, ctf = find_inputs(path, poses, ctf)
     table = read_table(path, poses, ctf, passthrough)
     if poses is None and ctf is None and pixel_size is None:
@@ -375,13 +387,11 @@ def read_rows(file) -> np.ndarray:
     "Particle numbers of an array, a .npy file or a pickle (cryoDRGN's --ind)."
     if not isinstance(file, (str, Path)):
         return np.asarray(file)
-    try:
-        return np.load(file) if Path(file).suffix == ".npy" else np.asarray(read_pickle(file))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{file}: expected particle numbers in a .npy file or a pickle, found "
-            f"'{' '.join(str(error).split())}'; check the path"
-        ) from error
+    if Path(file).suffix == ".npy":
+        return read_array(file, "particle numbers in a .npy file")
+    rows = read_pickle(file)
+    with reading(file, "particle numbers in a pickle"):
+        return np.asarray(rows)
 
 # %% ../../nbs/particles/05_particles.ipynb #bf48ecac
 def write_star(

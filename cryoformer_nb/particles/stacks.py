@@ -9,6 +9,7 @@ __all__ = ['OpenStack', 'Stacks', 'find_stacks']
 import os
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
+from os.path import isfile
 from pathlib import Path
 from typing import ClassVar
 
@@ -82,32 +83,51 @@ def _parse(path: Path, names: pd.Series) -> tuple[np.ndarray, np.ndarray, list]:
     parts = names.astype(str).str.rpartition("@")
     index = pd.to_numeric(parts[0].where(parts[0] != "", "1"), errors="coerce")
     index = index.to_numpy(dtype=np.float64)
-    bad = np.flatnonzero(~(index >= 1) | (index % 1 != 0) | (parts[2] == "").to_numpy())
+    whole = (index >= 1) & (index < 2**53) & (index % 1 == 0)
+    bad = np.flatnonzero(~whole | (parts[2] == "").to_numpy())
     if len(bad):
         raise InputError(
             f"{path}: expected rlnImageName as index@stack with an index from 1, found "
-            f"'{names.iloc[bad[0]]}' in row {bad[0] + 1}; repair the table"
+            f"'{names.iloc[bad[0]]!s:.200}' in row {bad[0] + 1}; repair the table"
         )
     file_of, stacks = pd.factorize(parts[2])
     return file_of, index.astype(np.int64) - 1, list(stacks)
 
 
+def _leaves(name: str, place: Path, homes: list) -> bool:
+    "Whether a name at a place is absolute, or climbs with `..`, to outside of all `homes`."
+    if not Path(name).is_absolute() and ".." not in Path(name).parts:
+        return False
+    real = Path(os.path.normpath(place.absolute()))
+    return not any(real.is_relative_to(os.path.normpath(home.absolute())) for home in homes)
+
+
 def _find_file(name: str, path: Path, datadir, row: int, hint: list) -> Path:
     "The file that `name` means; `hint` remembers the folder that worked last."
+    if Path(name) == path:  # a bare stack
+        return path
     bases = [Path(datadir)] if datadir else []
+    # without --datadir: the folder of the particle file, and the one that it lies in
+    homes = bases or [(p.parents[1:2] or p.parents)[0] for p in (path.absolute(), path.resolve())]
     # parents of the link, then of what it points to
     bases += dict.fromkeys([*path.absolute().parents, *path.resolve().parents])
     for base in hint + bases:
-        if (base / name).is_file():
+        if isfile(base / name):
+            if _leaves(name, base / name, homes):
+                raise InputError(
+                    f"{path}: expected image names within {homes[0]}, found {name:.200} (row "
+                    f"{row + 1}), which leads out of it; if that is meant, give a folder above "
+                    "both with --datadir"
+                )
             hint[:] = [base]
             return base / name
     # the stack lies beside the star file, or in datadir, without its old folders
     for base in bases[: 2 if datadir else 1]:
-        if (base / Path(name).name).is_file():
+        if isfile(base / Path(name).name):
             return base / Path(name).name
     raise InputError(
-        f"{path}: expected the stack {name} (row {row + 1}), found no such file in {bases[0]} or "
-        f"{'beside the star file' if datadir else 'its parent folders'}; "
+        f"{path}: expected the stack {name:.200} (row {row + 1}), found no such file in "
+        f"{bases[0]} or {'beside the star file' if datadir else 'its parent folders'}; "
         "give the folder it is relative to with --datadir"
     )
 

@@ -13,6 +13,7 @@ import starfile
 
 from ..core.conventions import InputError
 from ..core.files import atomic_path
+from ..core.reading import reading
 from .table import Table
 
 # %% ../../nbs/particles/01_star.ipynb #d2d5962a
@@ -30,20 +31,32 @@ _TEXT = [
 def read_star(path) -> Table:
     "The particles of a star file. `InputError` if there are none, or it is damaged."
     path = Path(path)
-    try:
-        blocks = starfile.read(path, always_dict=True, parse_as_string=_TEXT)
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: expected a star file, found none; check the path") from error
-    except Exception as error:
-        raise InputError(
-            f"{path}: expected a RELION star file, found one that cannot be read "
-            f"({type(error).__name__}: {' '.join(str(error).split())}); "
-            "look for a damaged row or write it again"
-        ) from error
+    with reading(path, "a RELION star file", "look for a damaged row or write it again") as file:
+        _check_blocks(file)
+        blocks = starfile.read(file, always_dict=True, parse_as_string=_TEXT)
+        _check_columns(blocks)
     name = _block_of_particles(path, blocks)
     if isinstance(blocks.get("optics"), dict):
         blocks["optics"] = pd.DataFrame([blocks["optics"]])  # one group, written without a loop
     return Table(path, blocks[name], blocks.get("optics"), blocks, name)
+
+
+def _check_blocks(file: Path) -> None:
+    "`ValueError` if a block comes twice: of two files joined into one, the last would win."
+    seen = set()
+    with open(file, encoding="utf-8") as lines:
+        for name in (line.split()[0] for line in lines if line.lstrip().startswith("data_")):
+            if name in seen:
+                raise ValueError(f"the block {name:.80} twice, as in two files joined into one")
+            seen.add(name)
+
+
+def _check_columns(blocks: dict) -> None:
+    "`ValueError` if a column of a table comes twice."
+    for name, block in blocks.items():
+        twice = block.columns[block.columns.duplicated()] if hasattr(block, "columns") else []
+        if len(twice):
+            raise ValueError(f"the column {twice[0]:.80} of data_{name:.80} twice")
 
 # %% ../../nbs/particles/01_star.ipynb #3e3bf7a5
 def _block_of_particles(path: Path, blocks: dict) -> str:

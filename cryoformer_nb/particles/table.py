@@ -7,6 +7,7 @@ __all__ = ['CTF_NAMES', 'ANGLES', 'ORIGINS', 'ORIGINS_PX', 'SHARED', 'OWN', 'Tab
            'find_ctf_params', 'find_poses']
 
 # %% ../../nbs/particles/00_table.ipynb #82358e1e
+import warnings
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -67,7 +68,13 @@ def find_optics_rows(table: Table) -> np.ndarray | None:
             f"{table.path}: expected the column rlnOpticsGroup in both tables, found {len(optics)} "
             "groups without it; export the star file again"
         )
-    rows = pd.Index(optics["rlnOpticsGroup"]).get_indexer(columns["rlnOpticsGroup"])
+    groups = pd.Index(optics["rlnOpticsGroup"])
+    if not groups.is_unique:
+        raise InputError(
+            f"{table.path}: expected each optics group once, found "
+            f"{groups[groups.duplicated()][0]} twice; join star files with RELION's own tool"
+        )
+    rows = groups.get_indexer(columns["rlnOpticsGroup"])
     if (rows < 0).any():
         first = int(np.argmin(rows))
         raise InputError(
@@ -114,7 +121,12 @@ def find_pixel_size(table: Table) -> float:
             "or the table), nor rlnPixelSize, nor rlnDetectorPixelSize with rlnMagnification; "
             "add one of them"
         )
-    if values.min() <= 0 or values.max() > values.min() * 1.0001:
+    if not 0.01 < values.min() <= values.max() < 1000:
+        raise InputError(
+            f"{table.path}: expected a pixel size from 0.01 to 1000 A, found {values.min():g} to "
+            f"{values.max():g} A; give it with --pixel-size"
+        )
+    if values.max() > values.min() * 1.0001:
         found = ", ".join(f"{v:g}" for v in np.unique(values.round(4))[:6])
         raise InputError(
             f"{table.path}: expected one positive pixel size, found {found} A; select particles of "
@@ -123,15 +135,15 @@ def find_pixel_size(table: Table) -> float:
     return float(values[0])
 
 # %% ../../nbs/particles/00_table.ipynb #0e80840a
-#: Where the seven numbers of `ctf.CTF_COLUMNS` stand, and the limits of their units.
+#: Where the seven numbers of `ctf.CTF_COLUMNS` stand, and the limits of any microscope.
 CTF_NAMES = {
-    "rlnDefocusU": None,
-    "rlnDefocusV": None,
-    "rlnDefocusAngle": None,
-    "rlnVoltage": (10, 2000),
-    "rlnSphericalAberration": None,
-    "rlnAmplitudeContrast": (-1, 1),
-    "rlnPhaseShift": None,
+    "rlnDefocusU": (-1e6, 1e6, "A"),
+    "rlnDefocusV": (-1e6, 1e6, "A"),
+    "rlnDefocusAngle": (-3600, 3600, "degrees"),
+    "rlnVoltage": (10, 2000, "kV"),
+    "rlnSphericalAberration": (-20, 20, "mm"),
+    "rlnAmplitudeContrast": (-1, 1, "a fraction"),
+    "rlnPhaseShift": (-3600, 3600, "degrees"),
 }
 
 
@@ -146,13 +158,20 @@ def find_ctf_params(table: Table) -> torch.Tensor:
             f"{table.path}: expected the CTF of every particle, found no column "
             f"{', '.join(missing)} (nor in data_optics); run CTF estimation or add them"
         )
-    for name, limits in CTF_NAMES.items():
+    for name, (least, most, unit) in CTF_NAMES.items():
         low, high = values[name].min(), values[name].max()
-        if limits and (low < limits[0] or high > limits[1]):
+        if low < least or high > most:
             raise InputError(
-                f"{table.path}: expected {name} between {limits[0]} and {limits[1]} (kV, fraction),"
-                f" found {low:g} to {high:g}; check its unit"
+                f"{table.path}: expected {name} between {least:g} and {most:g} ({unit}), "
+                f"found {low:g} to {high:g}; check its unit"
             )
+    largest = abs(values["rlnDefocusU"]).max()
+    if 0 < largest < 100:
+        warnings.warn(
+            f"{table.path}: rlnDefocusU is {largest:g} A at most, less than any microscope's; "
+            "is it in micrometres? Multiply by 10000",
+            stacklevel=2,
+        )
     for name in ("rlnCtfDataAreCtfPremultiplied", "rlnCtfDataArePhaseFlipped"):
         if (applied := table.get(name)) is not None and applied.any():
             raise InputError(
@@ -176,6 +195,13 @@ def find_poses(table: Table) -> tuple[torch.Tensor, torch.Tensor, str]:
             f"{table.path}: expected the pose of every particle, found no column "
             f"{', '.join(missing)}; run a 3D refinement and give its star file"
         )
+    for name, values in zip(ANGLES[:2], angles):
+        if len(values) >= 10 and np.ptp(values) == 0:
+            warnings.warn(
+                f"{table.path}: {name} is {values[0]:g} for every particle, as after a 2D "
+                "classification; a 3D reconstruction needs the poses of a 3D refinement",
+                stacklevel=2,
+            )
     rotations = euler_to_matrix(torch.tensor(np.stack(angles, 1), dtype=torch.float64)).float()
     angst, pixels = _pair(table, ORIGINS), _pair(table, ORIGINS_PX)
     note = ""

@@ -15,6 +15,7 @@ from plotly.offline import get_plotlyjs
 
 from ..core.conventions import InputError
 from ..core.outputs import check_file, output_file
+from ..core.reading import reading
 from .panels import PLOTLY_MIME, WIDGET_MIME
 
 # %% ../../nbs/show/15_page.ipynb #9f1b582f
@@ -23,12 +24,12 @@ def drawn(
     number: int,  # of the figure on its page
 ) -> str:
     "A stored figure as HTML that draws itself where plotly.js is loaded."
-    height = figure.get("layout", {}).get("height", 450)
+    height = float(figure.get("layout", {}).get("height", 450))
     kept = {key: figure[key] for key in ("data", "layout", "frames") if key in figure}
-    data = json.dumps(kept).replace("</", "<\\/")
+    data = json.dumps(kept).replace("<", "\\u003c")  # no tag can end the script
     options = "{...f, config: {responsive: true, displaylogo: false}}"
     return (
-        f'<div id="figure-{number}" style="height:{height}px"></div>'
+        f'<div id="figure-{number}" style="height:{height:g}px"></div>'
         f"<script>(() => {{ const f = {data}; "
         f'Plotly.newPlot("figure-{number}", {options}); }})()</script>'
     )
@@ -83,20 +84,15 @@ blockquote { margin: 0; color: #5b6875; }
 """
 
 
-def _read(notebook: Path):
-    "The notebook and nbconvert's exporter class. `InputError` if either is missing."
+def _modules() -> tuple:
+    "The reader of notebooks and nbconvert's exporter class. `InputError` if one is missing."
     try:
-        nbformat, exporter = import_module("nbformat"), import_module("nbconvert").HTMLExporter
+        return import_module("nbformat"), import_module("nbconvert").HTMLExporter
     except ImportError as error:
         raise InputError(
             f"page: expected nbconvert, which comes with JupyterLab, found none ({error}); "
             "pip install nbconvert"
         ) from error
-    try:
-        return nbformat.read(notebook, 4), exporter
-    except (OSError, ValueError) as error:
-        found = " ".join(str(error).split())[:120]
-        raise InputError(f"{notebook}: expected a notebook, found '{found}'") from error
 
 
 _MADE = '<meta name="generator" content="cryoformer_nb page">'
@@ -130,10 +126,12 @@ def export_page(
     needs no network. `InputError` if it cannot be read or would replace another file."""
     notebook = Path(notebook)
     out = check_file(out or notebook.with_suffix(".html"), overwrite, is_page)
-    nb, exporter = _read(notebook)
-    figures = _draw_figures(nb)
+    nbformat, exporter = _modules()
     filters = dict(markdown2html=_markdown(notebook.parent))
-    body, _ = exporter(template_name="basic", filters=filters).from_notebook_node(nb)
+    with reading(notebook, "a notebook", "save it again in JupyterLab") as file:
+        nb = nbformat.read(file, 4)
+        figures = _draw_figures(nb)
+        body, _ = exporter(template_name="basic", filters=filters).from_notebook_node(nb)
     formatter = import_module("pygments.formatters").HtmlFormatter(style="xcode", nobackground=True)
     style = _PAGE_CSS + formatter.get_style_defs(".highlight")
     script = f"<script>{get_plotlyjs()}</script>" if figures else ""

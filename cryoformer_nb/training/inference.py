@@ -116,6 +116,8 @@ def save_selection(
     rows, path = np.sort(np.asarray(rows, dtype=np.int64)), Path(path)
     if not len(rows):
         raise InputError("selection: expected at least one particle, found none; draw around some")
+    if rows[0] < 0:
+        raise InputError(f"selection: expected particles counted from 0, found {rows[0]}")
     if path.suffix not in (".star", ".npy", ".txt", ".pkl"):
         raise InputError(
             f"{path}: expected a name that ends in .star, .npy, .txt or .pkl, "

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BY_GRADIENT', 'REMEMBERED', 'learning_rate', 'choose_device', 'first_model', 'Trainer', 'seeded', 'epoch_order',
-           'filled_support']
+           'filled_support', 'load_moments']
 
 # %% ../../nbs/training/01_steps.ipynb #9b12c32c
 import math
@@ -50,10 +50,17 @@ def learning_rate(step: int, progress: float, warmup: int) -> float:
 
 # %% ../../nbs/training/01_steps.ipynb #6f26a4fc
 def choose_device(name: str) -> torch.device:
-    "The device of a setting: `auto` is the GPU where there is one."
+    "The device of a setting: `auto` is the GPU where there is one. `InputError` if it is absent."
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+        name = "cuda" if count else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise InputError(
+            f"config: expected a device of this machine, found device={name} and {count} GPUs "
+            "that torch can use; take device=auto"
+        )
+    return device
 
 
 def first_model(
@@ -358,13 +365,28 @@ def save(self: Trainer, path) -> None:
         torch.save(state, name)
 
 
+def load_moments(optimizer: torch.optim.Optimizer, saved: dict) -> None:
+    """What Adam remembers of each parameter; its rates follow from the settings.
+
+    `ValueError` unless the numbers fit the parameters.
+    """
+    groups = optimizer.state_dict()["param_groups"]
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for number, own in saved.items():
+        shapes = {name: value.shape for name, value in own.items()}
+        shape = parameters[number].shape
+        if shapes != dict(step=torch.Size(), exp_avg=shape, exp_avg_sq=shape):
+            raise ValueError(f"what the optimizer remembers of parameter {number}: {shapes}")
+    optimizer.load_state_dict(dict(state=saved, param_groups=groups))
+
+
 @patch
 def restore(self: Trainer, state: dict) -> None:
     "Continue from a checkpoint of the same particles and config."
     self.model.set_support(state["support"].to(self.device))
     self.model.load_state_dict(state["model"])
     self.optimizer = self.new_optimizer()
-    self.optimizer.load_state_dict(state["optimizer"])
+    load_moments(self.optimizer, state["optimizer"]["state"])
     self.poses.load_state_dict(state["poses"])
     for name in REMEMBERED:
         setattr(self, name, state[name])
@@ -410,11 +432,16 @@ def finish(self: Trainer, out: Path) -> None:
     "Write what a run folder holds: latents.npy, mean.mrc, poses.star, history.csv, checkpoint.pt."
     self.save(out / "checkpoint.pt")  # what follows may take minutes
     z = self.latents()
+    some = torch.as_tensor(z[evenly(len(z), 64)], device=self.device)
+    mean = self.model.volumes(some).mean(0).cpu()
+    if not (np.isfinite(z).all() and mean.isfinite().all()):
+        raise InputError(
+            f"{out}: expected finite latents and maps, found NaN or infinity: the training "
+            "diverged; lower the learning rates or check images, poses and CTF"
+        )
     with atomic_path(out / "latents.npy") as name:
         with open(name, "wb") as file:
             np.save(file, z)
-    some = torch.as_tensor(z[evenly(len(z), 64)], device=self.device)
-    mean = self.model.volumes(some).mean(0).cpu()
     write_map(out / "mean.mrc", mean, self.particles.pixel_size)
     last = self.snapshots[-1] if self.snapshots else dict(stage=None, step=None)
     ended = (last["stage"], last["step"]) == ("end", self.step)  # and was interrupted afterwards

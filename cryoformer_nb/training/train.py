@@ -20,13 +20,14 @@ from ..core.conventions import InputError
 from ..core.files import write_map
 from ..core.interrupts import interruptible, uninterrupted
 from ..core.outputs import Hold, check_folder, hold_folder, listing
-from ..model.config import Config
+from ..core.reading import reading
+from ..model.config import Config, is_number
 from ..particles.alignment import align
 from ..particles.consensus import consensus
 from ..particles.identity import check_same
 from ..particles.particles import Particles, evenly, load_particles
 from .run import Run, read_checkpoint, stored_average
-from .steps import Trainer
+from .steps import Trainer, choose_device
 
 # %% ../../nbs/training/04_train.ipynb #6ba2ee55
 def seconds_an_image(trainer: Trainer) -> float:
@@ -55,8 +56,10 @@ class Clock:
 
 def set_clock(trainer: Trainer, minutes: float | None, epochs: float | None) -> Clock:
     "A clock for so many minutes, the writing of results included, or epochs (20 if neither)."
-    if not minutes:
-        return Clock(steps=max(1, round((epochs or 20) * trainer.steps_per_epoch)))
+    if minutes is None:
+        return Clock(
+            steps=max(1, round((20 if epochs is None else epochs) * trainer.steps_per_epoch))
+        )
     results = 1.3 * seconds_an_image(trainer) * len(trainer.particles) + 2
     return Clock(end=60 * minutes - min(results, 0.25 * 60 * minutes))
 
@@ -144,6 +147,9 @@ def new_trainer(
     Nothing is made, and no earlier run goes, if something is wrong with the particles.
     """
     before = listing(check_folder(out, overwrite))
+    choose_device(config.device)
+    if len(particles) < 2:
+        raise InputError(f"{particles.path}: expected at least two particles, found one")
     particles.statistics()  # refuses images that are constant or not finite
     snapshots = []
     if config.poses == "refine":
@@ -158,8 +164,11 @@ def resumed_trainer(particles: Particles, out: Path) -> Trainer:
     "The trainer of the run in `out` as it was; `InputError` for other particles."
     state = read_checkpoint(out / "checkpoint.pt")
     check_same(particles, state["particles"], f"--resume of {out}")
-    trainer = Trainer(particles, Config(**state["config"]), stored_average(state))
-    trainer.restore(state)
+    with reading(out / "checkpoint.pt", "an average map that fits the settings of the run"):
+        average = stored_average(state)
+    trainer = Trainer(particles, Config(**state["config"]), average)
+    with reading(out / "checkpoint.pt", "a training that fits the settings of the run"):
+        trainer.restore(state)
     return trainer
 
 # %% ../../nbs/training/04_train.ipynb #5b0c91d2
@@ -227,10 +236,10 @@ def check_length(minutes: float | None, epochs: float | None) -> None:
     "`InputError` for both, or for less than nothing."
     if minutes is not None and epochs is not None:
         raise InputError("train: expected minutes or epochs, found both; choose one")
-    if min(minutes or 1, epochs or 1) <= 0:
+    length = epochs if minutes is None else minutes
+    if length is not None and not (is_number(length) and length > 0):
         raise InputError(
-            "train: expected a positive time or number of epochs, "
-            f"found {minutes if epochs is None else epochs}"
+            f"train: expected a positive time or number of epochs, found {length!r:.80}"
         )
 
 
