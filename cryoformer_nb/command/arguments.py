@@ -277,7 +277,8 @@ _BENCHMARK = options(
     """
 what              scores after a given time; milliseconds of each part of a step; peak memory of a
                   training process; the paper's Table 1 (simulated sets), 2 (pose refinement) and 3
-                  (ablation)
+                  (ablation); the way from the paper's network to ours, one change a row (path);
+                  whether the number of queries matters (partition)
 --small           | a table at a size for two cores: about a quarter of an hour (default)
 --full            | a table at the paper's size: hours on a GPU
 --out DIR         folder to write a table into, as JSON and Markdown (default: print the Markdown)
@@ -285,7 +286,7 @@ what              scores after a given time; milliseconds of each part of a step
                   (default: a stand-in, at the small size)
 --to 7W73.cif     second structure of the pedv set
 --seed K          seed of everything random in a table (default %(default)s)
---seeds S         trainings a row of the ablation, for the spread (default %(default)s)
+--seeds S         trainings a row of ablation, path and partition (default %(default)s)
 --particles STAR  star file of a simulated set (default: the arm preset, made for the occasion)
 -n N              number of particles of a set (default 4000; a table has its own)
 --box D           box of a set in pixels (default 64; a table has its own)
@@ -293,7 +294,12 @@ what              scores after a given time; milliseconds of each part of a step
                   or 2, 20 passes a row of a full one)
 --radii PX        also time balls of these radii in pixels, for cost (default: none)
 """,
-    what=dict(choices=("quality", "cost", "memory", "table1", "table2", "ablation")),
+    what=dict(
+        choices=(
+            *("quality", "cost", "memory"),
+            *("table1", "table2", "ablation", "path", "partition"),
+        )
+    ),
     **{"from": dict(dest="start")},
     to=dict(dest="end"),
     seed=dict(type=int, default=0),

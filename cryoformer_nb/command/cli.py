@@ -416,7 +416,7 @@ def _page(a) -> None:
 # %% ../../nbs/command/01_cli.ipynb #fcee3a4c
 def _table(a) -> str:
     "A table of the paper, regenerated, as Markdown; its progress goes to standard error."
-    from cryoformer_nb.bench.ablation import ablation
+    from cryoformer_nb.bench.ablation import STUDIES, ablation
     from cryoformer_nb.bench.tables import check_table, table1, table2
     from cryoformer_nb.model.config import Config
 
@@ -427,8 +427,8 @@ def _table(a) -> str:
         check_table(a.out, a.what)
     size, own = "full" if a.full else "small", dict(config=Config(seed=a.seed), show=show)
     own |= {key: value for key, value in dict(n=a.n, box=a.box).items() if value}
-    if a.what == "ablation":
-        return ablation(size, a.out, a.seeds, **own)[1]
+    if a.what in STUDIES:
+        return ablation(a.what, size, a.out, a.seeds, **own)[1]
     if a.minutes:
         own |= dict(minutes=a.minutes, epochs=None)
     if a.what == "table2":
@@ -464,7 +464,7 @@ def _benchmark(a) -> None:
     part of a step, peak memory), or regenerate a table of the paper."""
     from cryoformer_nb.imaging.simulator import simulate
 
-    if a.what in ("table1", "table2", "ablation"):
+    if a.what not in ("quality", "cost", "memory"):
         return print(_table(a))
     with tempfile.TemporaryDirectory() as folder:
         star = a.particles or simulate(Path(folder) / "set", "arm", a.n or 4000, a.box or 64)

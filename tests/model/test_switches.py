@@ -382,9 +382,9 @@ def test_the_ablation_of_the_command_line(monkeypatch, tmp_path, capfd):
     real = module.ablation
     variants = {"full model": {}, "Fourier domain": module.VARIANTS["Fourier domain"]}
 
-    def tiny(size, out, seeds, config, show):
+    def tiny(study, size, out, seeds, config, show):
         config = replace(TINY, seed=config.seed)
-        return real(size, out, seeds, config, show, variants, n=120, box=24, epochs=1)
+        return real(study, size, out, seeds, config, show, variants, n=120, box=24, epochs=1)
 
     monkeypatch.setattr(module, "ablation", tiny)
     options = ["--small", "--seeds", "2", "--seed", "5", "--out", str(tmp_path)]
