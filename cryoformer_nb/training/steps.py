@@ -185,6 +185,12 @@ def loss_weights(self: Trainer, progress: float) -> Tensor:
 
 
 @patch
+def poses_alone(self: Trainer, progress: float) -> bool:
+    "Whether this is the paper's first phase, in which the encoder learns the given poses."
+    return self.config.poses == "encoder" and progress < self.config.pose_phase
+
+
+@patch
 def pose_price(self: Trainer, rows: Tensor, R: Tensor, t: Tensor) -> Tensor | float:
     "L_pose of predicted poses (Eq. 2), weighted; 0 where poses are not predicted."
     if self.config.poses not in ("residual", "encoder"):
@@ -194,26 +200,31 @@ def pose_price(self: Trainer, rows: Tensor, R: Tensor, t: Tensor) -> Tensor | fl
 
 # %% ../../nbs/training/01_steps.ipynb #893267f7
 @patch
-def advance(self: Trainer, progress: float) -> Tensor:
-    "One step of optimisation at this progress (0..1); the mean image loss of its batch."
-    config, optimizer = self.config, self.optimizer
-    factor = learning_rate(self.step, progress, config.warmup)
-    for group in optimizer.param_groups:
-        group["lr"] = group["rate"] * factor
+def objective(self: Trainer, rows: Tensor, progress: float) -> tuple[Tensor, Tensor]:
+    """What a step on the particles `rows` lowers, and the loss that the history shows.
 
-    rows = self.rows_of(self.step)
+    That is the mean image loss, and L_pose where poses are learnt alone, which costs no image."""
+    config = self.config
     y, R, t, h = self.batch(rows)
+    price = self.pose_price(rows.to(self.device), R, t)
+    if self.poses_alone(progress):
+        return price, price
     z = self.model.encode(y, R.detach(), t.detach(), h)
     z, power = latent_channel(z, config.latent_noise, seeded(config.seed, self.step, 1))
     loss = image_loss(self.model.predict(z, R, t, h), y, self.loss_weights(progress)).mean()
-    price = self.pose_price(rows.to(self.device), R, t)
-    total = loss + config.latent_penalty * power + price
-    if config.poses == "encoder" and progress < config.pose_phase:
-        total = price  # the paper's first phase: poses alone
+    return loss + config.latent_penalty * power + price, loss
 
-    optimizer.zero_grad()
+
+@patch
+def advance(self: Trainer, progress: float) -> Tensor:
+    "One step of optimisation at this progress (0..1); the loss of its batch."
+    factor = learning_rate(self.step, progress, self.config.warmup)
+    for group in self.optimizer.param_groups:
+        group["lr"] = group["rate"] * factor
+    total, loss = self.objective(self.rows_of(self.step), progress)
+    self.optimizer.zero_grad()
     total.backward()
-    optimizer.step()
+    self.optimizer.step()
     self.step += 1
     self.seconds = self.now()
     self.losses.append(loss.detach())
