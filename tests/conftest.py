@@ -10,6 +10,14 @@ SHARED = ROOT.parent / "shared" / "data"
 FIXTURES = ROOT / "tests" / "fixtures"
 
 
+def pytest_collection_modifyitems(config, items):
+    "Thousands of damaged inputs are tried when they are asked for, `-m fuzz`, and only then."
+    if "fuzz" not in config.option.markexpr:
+        fuzz = [item for item in items if item.get_closest_marker("fuzz")]
+        items[:] = [item for item in items if item not in fuzz]
+        config.hook.pytest_deselected(items=fuzz)
+
+
 @pytest.fixture(scope="session")
 def shared():
     "A function from a relative path to the foreign file, skipping the test where it is absent."

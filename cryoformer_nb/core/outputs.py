@@ -220,10 +220,19 @@ def whole_folder(
             os.close(file)
 
 # %% ../../nbs/core/09_outputs.ipynb #c9b73dd3
+def _real(path) -> Path:
+    "Where a path leads, of a loop of links as far as it goes; itself if it can be no path."
+    try:
+        return Path(os.path.realpath(path))
+    except ValueError:  # a NUL in it, which its reader will name
+        return Path(path)
+
+
 def check_apart(out, *inputs) -> None:
     "`InputError` if the folder `out` is or holds one of the paths that are read; `None` is none."
     for path in inputs:
-        if path and Path(out).resolve() in (Path(path).resolve(), *Path(path).resolve().parents):
+        real = _real(path or out)
+        if path and _real(out) in (real, *real.parents):
             raise InputError(
                 f"{out}: expected an output folder apart from the input, found that it holds "
                 f"{path}; choose another name"

@@ -204,7 +204,7 @@ def _check_molecule(m: Molecule, name) -> None:
     if not np.isfinite(k).all():
         raise InputError(f"{name}: expected finite coordinates, found NaN or infinity")
 
-
+# %% ../../nbs/imaging/03_molecules.ipynb #98a3a5f3
 def load_molecule(
     preset,  # name of a preset, path of a .npz (xyz, weight), .pdb or .cif file, or a `Molecule`
 ) -> Molecule:

@@ -34,6 +34,9 @@ def _read_atoms(truth: Path) -> _Atoms:
     "The Gaussians of all states. `InputError` unless the arrays fit together and are finite."
     path, expected = truth / "atoms.npz", "the atoms of every state of a simulated set"
     z = read_arrays(path, ("xyz", "weight"), expected, ("sigma", "coordinates"))
+    if all(z[name].dtype.kind in "iuf" for name in z):
+        with np.errstate(over="ignore"):
+            z |= {name: z[name].astype(np.float32) for name in ("xyz", "weight")}
     xyz, weight = z["xyz"], z["weight"]
     fits = xyz.ndim == 3 and xyz.shape[1:] == (len(np.atleast_1d(weight)), 3) and weight.ndim == 1
     if "coordinates" in z:

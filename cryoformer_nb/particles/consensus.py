@@ -54,7 +54,7 @@ def noise_spectrum(
     count = torch.bincount(shell.flatten())
     total = torch.zeros_like(count, dtype=power.dtype)
     radial = total.index_add_(0, shell.flatten(), power.flatten()) / count
-    radial[:3] = radial[3]  # too few samples, and the window leaks there
+    radial[:3] = radial[min(3, box // 2)]  # too few samples, and the window leaks there
     # filtered images have no noise at some frequencies: do not divide by it
     return radial.clamp(min=1e-3 * radial.max())[shell].sqrt()
 

@@ -7,6 +7,7 @@ __all__ = ['binned', 'latent_figure', 'points_trace', 'mark_path', 'inside', 'Cl
 
 # %% ../../nbs/show/06_cloud.ipynb #2cac7680
 from functools import cached_property
+from html import escape
 from importlib import import_module
 from pathlib import Path
 
@@ -262,12 +263,13 @@ def title(self: Cloud, name: str) -> str:
     kind, _, number = name.partition(" ")
     if kind == "PC":
         return f"{name}, latent units ({self.share[int(number) - 1]:.0%})"
+    shown = escape(name)  # of a column in somebody's star file
     for start, unit in _UNITS.items():
         if name.startswith(start):
-            return f"{name} ({unit})"
+            return f"{shown} ({unit})"
     if name in self.given or "(" in name:
-        return name
-    return name + (", latent units" if kind in ("z", "along") else " (no unit)")
+        return shown
+    return shown + (", latent units" if kind in ("z", "along") else " (no unit)")
 
 
 @patch

@@ -7,6 +7,7 @@ __all__ = ['Explorer', 'explore']
 
 # %% ../../nbs/show/09_explorer.ipynb #4ff04906
 import threading
+from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -69,9 +70,9 @@ class Explorer(Panel):
         "The status line; an exception in orange."
         self.message = str(text)
         if self.controls is not None:
-            error = isinstance(text, Exception)
-            orange = f'<span style="color:{PALETTE[1]}">{text}</span>'
-            self.controls.status.value = orange if error else self.message
+            error, shown = isinstance(text, Exception), escape(self.message)
+            orange = f'<span style="color:{PALETTE[1]}">{shown}</span>'
+            self.controls.status.value = orange if error else shown
 
 # %% ../../nbs/show/09_explorer.ipynb #fb7f464e
 def explore(
@@ -429,7 +430,7 @@ def build(self: Explorer):
     self._set(particle=self.number, frame=self.step + 1, play=self.step + 1)
     c.threshold.max = max(12.0, 2.5 * self.contour())
     self._set(threshold=round(self.contour(), 1), count=self.counted())
-    self._set(status=self.message or self.what)
+    self.say(self.message or self.what)
     self._wire()
     self.prefetch(self.maps.decode_path)
     room = w.Layout(flex="1 1 420px", min_width="320px")

@@ -7,6 +7,7 @@ __all__ = ['resolution_ticks', 'faint', 'fsc_figure', 'read_curves', 'FscView', 
 
 # %% ../../nbs/show/11_fsc.ipynb #5949ff6b
 import warnings
+from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -105,7 +106,7 @@ def _fsc_traces(name: str, curve, pixel_size: float | None, colour: str, dash: s
         y=np.asarray(value, dtype=np.float32),
         name=name,
         customdata=1 / np.maximum(x, 1e-9),
-        hovertemplate="%{y:.3f} at %{customdata:.1f} " + f"{unit}<extra>{name}</extra>",
+        hovertemplate="%{y:.3f} at %{customdata:.1f} " + f"{unit}<extra>{escape(name)}</extra>",
         line=dict(color=colour, width=2.5, dash=dash),
     )
     if not band:
@@ -280,7 +281,7 @@ def table(self: FscView) -> str:
     "The resolutions of the curves that are shown, as HTML."
     head = f"<tr><td>resolution at FSC = {self.threshold}</td><td></td></tr>"
     rows = [
-        f"<tr><td style='padding-right:14px'>{name}</td>"
+        f"<tr><td style='padding-right:14px'>{escape(name)}</td>"
         f"<td style='text-align:right; font-weight:{700 if self.crosses(name) else 400}'>"
         f"{self.words(name)}</td></tr>"
         for name in self.curves

@@ -8,6 +8,7 @@ __all__ = ['WHOLE', 'VolumeView', 'atoms_trace']
 # %% ../../nbs/show/04_volume.ipynb #14060fff
 import threading
 import time
+from html import escape
 from types import SimpleNamespace
 
 import numpy as np
@@ -238,7 +239,7 @@ def describe(self: VolumeView) -> str:
         size = f"{filled / 1000:,.0f} nm³" if self.length == "Å" else f"{filled:,.0f} voxels"
         sigma = layer.in_unit(layer.level, "σ")
         parts.append(
-            f"<b>{layer.name}</b>: contour {layer.level:.4g} = {sigma:.2f} σ, {size} inside"
+            f"<b>{escape(layer.name)}</b>: contour {layer.level:.4g} = {sigma:.2f} σ, {size} inside"
         )
     return "<br>".join(parts) + f" · {1000 * self.took:.0f} ms"
 
@@ -250,7 +251,8 @@ def say(self: VolumeView, error: Exception | None = None) -> None:
         return
     text = self.describe()
     if error is not None:
-        text = f'<span style="color:{PALETTE[1]}">{type(error).__name__}: {error}</span>'
+        said = escape(f"{type(error).__name__}: {error}")
+        text = f'<span style="color:{PALETTE[1]}">{said}</span>'
     self.controls.info.value = text
 
 # %% ../../nbs/show/04_volume.ipynb #1e695ce5
