@@ -6,8 +6,8 @@
 __all__ = ['PAPER_SOURCE', 'PAPER_SETTINGS', 'PAPER_SETS', 'PAPER', 'SIZES', 'COLUMNS', 'PAPER_POSES', 'POSE_SIZES',
            'POSE_COLUMNS', 'PAPER_ABLATION', 'PAPER_QUERIES', 'record', 'cell', 'markdown', 'is_table', 'check_table',
            'write_table', 'paper_figure', 'paper_table1', 'last_shell_A', 'Size', 'SetRow', 'resolution', 'table1_row',
-           'silent', 'table1', 'PoseRow', 'average_fsc', 'posed', 'pose_row', 'molecule_reach', 'table2_row', 'table2',
-           'paper_table3']
+           'silent', 'structures', 'table1', 'PoseRow', 'average_fsc', 'posed', 'pose_row', 'molecule_reach',
+           'table2_row', 'table2', 'paper_table3']
 
 # %% ../../nbs/bench/01_tables.ipynb #1bc5ee92
 import json
@@ -240,7 +240,7 @@ def silent(text: str) -> None:
     "No progress."
 
 
-def _structures(files: list, size: str, folder: Path) -> tuple[list, list]:
+def structures(files: list, size: str, folder: Path) -> tuple[list, list]:
     "Files of pedv's two structures, stand-ins at the small size, and what a note says of them."
     if files:
         return files, [f"pedv: between {' and '.join(Path(file).name for file in files)}."]
@@ -276,7 +276,7 @@ def table1(
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         if "pedv" in names:
-            files, more = _structures(files, size, folder / "structures")
+            files, more = structures(files, size, folder / "structures")
             notes += more
         work = [(name, snr) for name in names for snr in RECIPES[name].snr]
         for name, snr in work:

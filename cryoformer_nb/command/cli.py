@@ -425,6 +425,7 @@ def _page(a) -> None:
 def _table(a) -> str:
     "A table of the paper, regenerated, as Markdown; its progress goes to standard error."
     from cryoformer_nb.bench.ablation import STUDIES, ablation
+    from cryoformer_nb.bench.limits import curve
     from cryoformer_nb.bench.tables import check_table, table1, table2
     from cryoformer_nb.model.config import Config
 
@@ -434,6 +435,15 @@ def _table(a) -> str:
     if a.out:
         check_table(a.out, a.what)
     size, own = "full" if a.full else "small", dict(config=Config(seed=a.seed), show=show)
+    if bool(a.start) != bool(a.end):
+        raise InputError(
+            "--from and --to: expected two structures, found only "
+            f"{'--from' if a.start else '--to'}; give both ends of the motion"
+        )
+    if a.what == "curve":
+        given = dict(counts=a.n and (a.n,), box=a.box)
+        own |= {key: value for key, value in given.items() if value}
+        return curve(size, a.out, (a.start, a.end), **own)[1]
     own |= {key: value for key, value in dict(n=a.n, box=a.box).items() if value}
     if a.what in STUDIES:
         return ablation(a.what, size, a.out, a.seeds, **own)[1]
@@ -441,11 +451,6 @@ def _table(a) -> str:
         own |= dict(minutes=a.minutes, epochs=None)
     if a.what == "table2":
         return table2(size, a.out, **own)[1]
-    if bool(a.start) != bool(a.end):
-        raise InputError(
-            "--from and --to: expected two structures, found only "
-            f"{'--from' if a.start else '--to'}; give both ends of the motion"
-        )
     return table1(size, a.out, (a.start, a.end), **own)[1]
 
 
