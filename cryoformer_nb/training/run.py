@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['check_checkpoint', 'read_checkpoint', 'upgraded', 'stored_average', 'stored_model', 'read_latents', 'stored_poses',
-           'Run', 'read_half_maps']
+           'check_settings', 'Run', 'read_half_maps']
 
 # %% ../../nbs/training/02_run.ipynb #fb487f8c
 from dataclasses import asdict
@@ -143,6 +143,17 @@ def stored_poses(state: dict) -> GivenPoses:
     poses.load_state_dict(own)
     return poses
 
+# %% ../../nbs/training/02_run.ipynb #f8a48264
+def check_settings(path, config: Config, trained: dict) -> None:
+    "`InputError` for a config.yaml that is not what the run was trained with."
+    then = asdict(Config(**trained))  # settings that came later have their defaults
+    for name, value in asdict(config).items():
+        if then[name] != value:
+            raise InputError(
+                f"{path}: expected the settings that the run was trained with, found "
+                f"{name}={value} instead of {then[name]}; put it back"
+            )
+
 # %% ../../nbs/training/02_run.ipynb #8bfe6faf
 class Run:
     "A finished or interrupted run, from its folder."
@@ -174,12 +185,7 @@ class Run:
     def checkpoint(self) -> dict:
         "All that the run is; `InputError` if there is none yet."
         state = read_checkpoint(self.path / "checkpoint.pt")
-        for name, value in asdict(self.config).items():
-            if state["config"][name] != value:
-                raise InputError(
-                    f"{self.path / 'config.yaml'}: expected the settings that the run was trained "
-                    f"with, found {name}={value} instead of {state['config'][name]}; put it back"
-                )
+        check_settings(self.path / "config.yaml", self.config, state["config"])
         return state
 
     @cached_property
