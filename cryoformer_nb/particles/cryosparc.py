@@ -6,7 +6,6 @@
 __all__ = ['matrix_to_rotvec', 'write_cs', 'cs_poses', 'read_cs']
 
 # %% ../../nbs/particles/02_cryosparc.ipynb #cb54d5b1
-import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -197,7 +196,9 @@ def _image_names(path, fields: dict) -> list:
             f"{'no such field' if stacks is None else stacks.dtype}; "
             "give the passthrough file of the job with --passthrough"
         )
-    files = [os.fsdecode(n) if isinstance(n, bytes) else str(n) for n in stacks]
+    files = [
+        n.decode(errors="backslashreplace") if isinstance(n, bytes) else str(n) for n in stacks
+    ]
     return [f"{i:06d}@{file.lstrip('>')}" for i, file in zip(index, files)]
 
 

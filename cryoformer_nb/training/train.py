@@ -277,6 +277,8 @@ def train(
         particles = load_particles(particles)
     out, config = Path(out), config or Config()
     halves = particles.halves() if half_sets else ()
+    if halves and min(map(len, halves)) < 2:
+        raise InputError("--half-sets: expected two particles in each half, found fewer")
     whole, part = (minutes and minutes / 2, minutes and minutes / 4) if halves else (minutes, None)
     with interruptible():
         run = train_one(

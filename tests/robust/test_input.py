@@ -132,6 +132,19 @@ def test_cs_field(work, refused, name, values):
     refused(*train_on("set/J7_005_particles.cs"), says=name)
 
 
+def test_cs_path_that_is_no_text(work, refused):
+    for file in Path("set").glob("*.cs"):
+        new = file.read_bytes().replace(b"particles.mrcs", b"particl\xb9s.mrcs")
+        file.write_bytes(new)
+    refused(*train_on("set/J7_005_particles.cs"), says="particl")
+
+
+def test_halves_too_small_are_refused_before_the_training(work, refused):
+    np.save("few.npy", [0, 1, 2])
+    refused(*train_on("set/relion31.star", "--half-sets", "--ind", "few.npy"), says="--half-sets")
+    assert not Path("out").exists()
+
+
 def header(shape, kind="<f8") -> bytes:
     "A .npy file that declares more than it holds."
     text = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
