@@ -92,30 +92,29 @@ def main(
 
     That is 130 after Ctrl-C, 143 after SIGTERM and 129 after SIGHUP.
     """
-    started = time.perf_counter()
+    a, started = None, time.perf_counter()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a name of a file may be no text
             stream.reconfigure(errors="backslashreplace")
-    with interruptible(), warnings.catch_warnings():
-        warnings.showwarning = show_warning
-        a = None
-        try:
+    try:
+        with interruptible(), warnings.catch_warnings():
+            warnings.showwarning = show_warning
             a = parser(FUNCTIONS).parse_args(argv)
             a.started = started
             a.function(a)
-        except SystemExit as end:
-            return int(end.code or 0)
-        except InputError as error:
-            print(f"cryoformer: error: {' '.join(str(error).split())}", file=sys.stderr)
-            return 2
-        except (MemoryError, RuntimeError) as error:
-            if not isinstance(error, MemoryError) and "allocate memory" not in str(error):
-                raise
-            print(f"cryoformer: error: {too_little_memory(error)}", file=sys.stderr)
-            return 2
-        except KeyboardInterrupt as stop:
-            print(f"\ncryoformer: interrupted{what_is_left(a, stop)}", file=sys.stderr)
-            return exit_status(stop)
+    except SystemExit as end:
+        return int(end.code or 0)
+    except InputError as error:
+        print(f"cryoformer: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "allocate memory" not in str(error):
+            raise
+        print(f"cryoformer: error: {too_little_memory(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as stop:
+        print(f"\ncryoformer: interrupted{what_is_left(a, stop)}", file=sys.stderr)
+        return exit_status(stop)
     return 0
 
 # %% ../../nbs/command/01_cli.ipynb #6cced034

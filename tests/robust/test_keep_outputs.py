@@ -91,6 +91,23 @@ def test_what_another_process_puts_into_an_old_set_stays(capfd, work, monkeypatc
     assert len(np.load("old/truth/labels.npy")) == 9, "without others it is overwritten"
 
 
+def test_what_others_keep_in_a_result_is_not_overwritten(capfd, work, base):
+    "A selection, notes, a folder of one's own; results of ours that lie within may go."
+    shutil.copytree(base / "run", "run")
+    star = base / "set" / "particles.star"
+    line = ["train", star, "--out", "run", *SMALL, "--overwrite"]
+    assert main(["volumes", "run", "--out", "run/maps", "-n", "2"]) == 0
+    assert main(["report", "run"]) == 0
+    for name in ("run/selection.star", "run/maps/notes.txt", "run/figures/a.png"):
+        put(name)
+        before = tree(work)
+        refused(capfd, *line, says=[name.replace("/a.png", ""), "move it"])
+        assert tree(work) == before
+        shutil.rmtree("run/figures") if "figures" in name else os.remove(name)
+    assert main([str(a) for a in line]) == 0
+    assert not Path("run/report.html").exists()
+
+
 def test_what_another_process_puts_among_volumes_stays(work, base, monkeypatch):
     run = Run(base / "run")
     meanwhile(monkeypatch, inference, "write_map", lambda: put("maps/thesis.txt"))

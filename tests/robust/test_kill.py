@@ -110,7 +110,7 @@ def stopped_and_resumed(attempt, whole, poses, out, signals, random) -> int:
         if status == 0:
             break  # it was quicker
         sent += 1
-        assert status == SOFT.get(number, -number)
+        assert status == SOFT.get(number, -number), (attempt.folder / "said").read_text()
         started = (attempt.folder / out / "checkpoint.pt").exists()
         if number in SOFT:
             said = (attempt.folder / "said").read_text().strip().split("\n")[-1]
