@@ -110,7 +110,7 @@ def _foreign(folder: Path) -> Path | None:
             return path
     return None
 
-
+# %% ../../nbs/core/09_outputs.ipynb #9d2f6e10
 def _locked(path: Path) -> list:
     "The locked markers of a folder and those within, to be closed. `InputError` if one is in use."
     files = []
