@@ -79,15 +79,18 @@ def changes(config: Config, start: Config | None = None) -> dict:
     return {key: value for key, value in vars(config).items() if value != start[key]}
 
 # %% ../../nbs/bench/02_ablation.ipynb #828004d5
-#: Number of queries, and both attentions without which regions cannot differ.
+#: Number of queries, and both attentions without which regions cannot differ; six numbers move.
 PARTITION = {
-    "N = 1": dict(queries=1),
-    "N = 8": dict(queries=2),
-    "N = 64": dict(queries=4),
-    "N = 512": dict(queries=8),
-    "N = 64, no region-wise spatial cross-attention": dict(spatial_attention=False),
-    "N = 64, readout by FFN": dict(readout="ffn"),
-    "no deformation-aware blocks (concatenation)": dict(deformation_blocks=False),
+    name: dict(latent_dim=8, **change)
+    for name, change in {
+        "N = 1": dict(queries=1),
+        "N = 8": dict(queries=2),
+        "N = 64": dict(queries=4),
+        "N = 64, no region-wise spatial cross-attention": dict(spatial_attention=False),
+        "N = 64, readout by FFN": dict(readout="ffn"),
+        "no deformation-aware blocks (concatenation)": dict(deformation_blocks=False),
+        "N = 512": dict(queries=8),
+    }.items()
 }
 
 # %% ../../nbs/bench/02_ablation.ipynb #e101c752
@@ -109,7 +112,7 @@ STUDIES = dict(
     partition=Study(
         "Does the partition matter?",
         PARTITION,
-        _SIZES | {"small": Size(4000, 32, None, 8)},
+        _SIZES | {"small": Size(2000, 32, None, 20)},
         "limbs",
     ),
 )
