@@ -85,7 +85,8 @@ def test_simulated_set_from_command_to_score(name, tmp_path, capsys, monkeypatch
     assert run(volumes, "-n", 2, "--quiet") == 0
     assert run(report) == 0
     p = load_particles("set/particles.star")
-    assert p.pixel_size * p.box == pytest.approx(RECIPES[name].pixel_size * RECIPES[name].box)
+    field = RECIPES[name].pixel_size * RECIPES[name].box  # wider where molecule and shifts need it
+    assert 0.999 * field < p.pixel_size * p.box < 1.05 * field
 
 
 @pytest.mark.slow

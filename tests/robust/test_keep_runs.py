@@ -356,3 +356,18 @@ def test_particles_loaded_twice_have_one_fingerprint(work):
 
     a, b = (load_particles("set/particles.star") for _ in range(2))
     assert fingerprint(a) == fingerprint(b)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_signal_on_the_way_out_does_not_deny_the_run(capfd, work, monkeypatch, overwrite):
+    "Measured before: 'training had not begun', beside a run that was complete."
+    real = loop.train_one
+
+    def late(*args, **kwargs):
+        real(*args, **kwargs)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(loop, "train_one", late)
+    out = ["--out", "run", "--overwrite"] if overwrite else ["--out", "new"]
+    assert main(["train", "set/particles.star", *out, *SMALL]) == 143
+    assert "--resume' continues" in capfd.readouterr().err
