@@ -151,7 +151,7 @@ class Size(NamedTuple):
     epochs: float | None
 
 
-SIZES = {"small": Size(3000, 48, 1.5, None), "full": Size(None, None, None, 20)}
+SIZES = {"small": Size(3000, 48, 1.0, None), "full": Size(None, None, None, 20)}
 
 
 @dataclass
@@ -315,7 +315,7 @@ PAPER_POSES = [
     PoseRow("CryoFormer (paper)", None, 0.12, 0.12, 3.95, 4.16, 4.10),
 ]
 
-POSE_SIZES = {"small": Size(4000, 64, 5.0, None), "full": Size(50000, 128, None, 20)}
+POSE_SIZES = {"small": Size(4000, 64, 3.0, None), "full": Size(50000, 128, None, 20)}
 POSE_COLUMNS = {
     "poses": "poses",
     "rotation_median": "rotation, median (rad)",

@@ -291,7 +291,7 @@ what              scores after a given time; milliseconds of each part of a step
 --particles STAR  star file of a simulated set (default: the arm preset, made for the occasion)
 -n N              number of particles of a set (default 4000; a table has its own, a curve several)
 --box D           box of a set in pixels (default 64; a table has its own)
---minutes M       training time in minutes (default 5 for quality; 1.5 or 5 a row of a small table 1
+--minutes M       training time in minutes (default 5 for quality; 1 or 3 a row of a small table 1
                   or 2, 20 passes a row of a full one)
 --radii PX        also time balls of these radii in pixels, for cost (default: none)
 """,
