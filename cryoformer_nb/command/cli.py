@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 import warnings
+from os.path import isfile
 from pathlib import Path
 
 import cryoformer_nb
@@ -184,7 +185,7 @@ def make_set(
     from cryoformer_nb.imaging.simulator import simulate, simulate_motion
     from cryoformer_nb.particles.recipes import RECIPES, recipe
 
-    check_apart(out, *(f for f in (preset, *ends) if f and Path(f).is_file()))
+    check_apart(out, *(f for f in (preset, *ends) if f and isfile(f)))
     options = {key: value for key, value in options.items() if value is not None}
     options["overwrite"] = overwrite
     size = dict(n=n or 4000, box=box or 64, snr=snr or 0.1)

@@ -8,6 +8,7 @@ __all__ = ['RECIPES', 'Recipe', 'recipe', 'read_recipe', 'commands', 'stand_in']
 # %% ../../nbs/particles/09_recipes.ipynb #11dbfddc
 import pickle
 import shutil
+from os.path import isfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -104,7 +105,7 @@ RECIPES = {
 def _ends(name: str, files) -> list:
     "The two structure files of a recipe; `InputError` says how to get them."
     wanted, files = RECIPES[name].structures, [f for f in files if f]
-    missing = [str(f) for f in files if not Path(f).is_file()]
+    missing = [str(f) for f in files if not isfile(f)]
     if len(files) == 2 and not missing:
         return files
     found = f"{len(files)} files" if files else "none"

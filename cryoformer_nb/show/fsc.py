@@ -8,6 +8,7 @@ __all__ = ['resolution_ticks', 'faint', 'fsc_figure', 'read_curves', 'FscView', 
 # %% ../../nbs/show/11_fsc.ipynb #5949ff6b
 import warnings
 from html import escape
+from os.path import isdir
 from pathlib import Path
 
 import numpy as np
@@ -339,7 +340,7 @@ def show_fsc(
 ) -> FscView:
     """Curves of the Fourier shell correlation, thresholds and resolutions. `InputError` if there is
     nothing to compare, or if files give different pixel sizes."""
-    if hasattr(a, "path") or isinstance(a, (str, Path)) and Path(a).is_dir():
+    if hasattr(a, "path") or isinstance(a, (str, Path)) and isdir(a):
         a, b, found = read_half_maps(getattr(a, "path", a))
         pixel_size = pixel_size or found
     return FscView(*read_curves(_pairs(a, b, mask), pixel_size), threshold, height)

@@ -11,6 +11,7 @@ import math
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from os.path import isfile
 from pathlib import Path
 
 import torch
@@ -174,7 +175,7 @@ def resumed_trainer(particles: Particles, out: Path) -> Trainer:
 # %% ../../nbs/training/04_train.ipynb #5b0c91d2
 def hold_run(out: Path):
     "`hold_folder` of a run that can be continued; `InputError` if there is none."
-    if not (out / "checkpoint.pt").is_file():
+    if not isfile(out / "checkpoint.pt"):
         raise InputError(
             f"{out}: expected a run with checkpoint.pt to continue, found none; "
             "train without --resume, or check the folder"

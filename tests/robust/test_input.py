@@ -216,6 +216,10 @@ def test_names_that_are_no_file(work, refused, name):
     refused("volumes", name, "--out", "out")
     refused(*train_on("set/relion31.star", "--ind", name))
     refused(*train_on("set/relion31.star", "--config", name))
+    refused("train", "set/relion31.star", "--out", name, "--resume")
+    if name not in ("set", ""):
+        refused("simulate", "out", "--preset", name)
+        refused("simulate", "out", "--from", name, "--to", "set/truth/vol_000.mrc")
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "a\0b"])
