@@ -253,6 +253,7 @@ def subset(
             f"{self.path}: expected particle numbers from 0 to {len(self) - 1}, found {found} of "
             f"shape {rows.shape}; are they of another set, or a mask? Give numpy.flatnonzero of it"
         )
+    rows = rows.astype(np.int64)  # to torch, numbers of one byte would be a mask
     part = (f"{len(rows)} of {len(self)} particles",) if len(rows) != len(self) else ()
     return replace(
         self,

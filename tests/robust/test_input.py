@@ -229,6 +229,11 @@ def test_image_names_that_are_no_name(work, refused, name):
     refused(*train_on("set/relion31.star"))
 
 
+def test_numbers_of_one_byte_are_no_mask(work):
+    np.save("bytes.npy", np.array([3, 0, 5, 7], np.uint8))
+    assert main([str(w) for w in train_on("set/relion31.star", "--ind", "bytes.npy")]) == 0
+
+
 def test_one_particle(work, refused):
     np.save("one.npy", [3])
     refused(*train_on("set/relion31.star", "--ind", "one.npy"), says="two particles")
