@@ -43,10 +43,11 @@ def _read_atoms(truth: Path) -> _Atoms:
         fits = fits and z["coordinates"].ndim == 2 and len(z["coordinates"]) == len(xyz)
     real = all(value.dtype.kind in "iuf" and np.isfinite(value).all() for value in z.values())
     fits = fits and z.get("sigma", np.ones(())).size == 1 and xyz.size > 0
+    real = real and fits and 0 <= weight.min() and 0 < weight.max() <= 1e6
     if not fits or not real or not (z.get("sigma", np.ones(())) > 0).all():
         found = ", ".join(f"{name} {value.dtype} {value.shape}" for name, value in z.items())
         raise InputError(
-            f"{path}: expected finite xyz (s, g, 3), weight (g,), a positive sigma and coordinates "
+            f"{path}: expected finite xyz (s, g, 3), weight (g,) to 1e6, a positive sigma and coordinates "
             f"(s, k) if they are there, found {found}; simulate the set again"
         )
     sigma = float(z["sigma"].reshape(())) if "sigma" in z else None

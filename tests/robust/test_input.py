@@ -16,6 +16,7 @@ from cryoformer_nb import Config, InputError, Run, fsc, load_particles, train
 from cryoformer_nb.command.cli import main
 from cryoformer_nb.core.files import write_stack
 from cryoformer_nb.imaging.molecules import load_molecule
+from cryoformer_nb.imaging.truth import true_volumes
 from cryoformer_nb.particles.cryodrgn import read_pickle
 from cryoformer_nb.training.inference import save_selection
 
@@ -227,6 +228,15 @@ def test_image_names_that_are_no_name(work, refused, name):
     text = Path("set/relion31.star").read_text()
     Path("set/relion31.star").write_text(text.replace("@particles.mrcs", "@" + name))
     refused(*train_on("set/relion31.star"))
+
+
+@pytest.mark.parametrize("value", [-1e30, 0.0, 1e30])
+def test_true_atoms_of_impossible_weight(work, value):
+    path = Path("set/truth/atoms.npz")
+    atoms = dict(np.load(path))
+    np.savez(path, **atoms | dict(weight=np.full_like(atoms["weight"], value)))
+    with pytest.raises(InputError, match="weight"):
+        true_volumes(path.parent, [0])
 
 
 def test_numbers_of_one_byte_are_no_mask(work):
