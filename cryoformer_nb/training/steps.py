@@ -277,6 +277,11 @@ def filled_support(
 ) -> Tensor:  # (D, D, D) bool
     "Where any of the maps has density, with a margin."
     most = blur(volumes.amax(0).cpu(), 1.0)
+    if not most.max() > 0:
+        raise InputError(
+            "training: expected maps with density, found none; lower the learning rates, "
+            "or continue from a checkpoint that is whole"
+        )
     box = most.shape[-1]
     solid = most > threshold * torch.quantile(most[most > 0.1 * most.max()], 0.99)
     ball = sphere_mask(box, box // 2 - 1)
