@@ -47,7 +47,7 @@ def _read_atoms(truth: Path) -> _Atoms:
     if not fits or not real or not (z.get("sigma", np.ones(())) > 0).all():
         found = ", ".join(f"{name} {value.dtype} {value.shape}" for name, value in z.items())
         raise InputError(
-            f"{path}: expected finite xyz (s, g, 3), weight (g,) to 1e6, positive sigma, coordinates "
+            f"{path}: expected finite xyz (s, g, 3), weight (g,) to 1e6, sigma > 0, coordinates "
             f"(s, k) if they are there, found {found}; simulate the set again"
         )
     sigma = float(z["sigma"].reshape(())) if "sigma" in z else None
