@@ -199,15 +199,6 @@ def _remove_empty(folders: list) -> None:
         pass  # somebody else has use for it
 
 
-def _remove_empty(folders: list) -> None:
-    "Remove folders within one another, the outermost first, unless something is in them."
-    try:
-        for folder in reversed(folders):
-            folder.rmdir()
-    except OSError:
-        pass  # somebody else has use for it
-
-
 @contextmanager
 def whole_folder(
     path,
