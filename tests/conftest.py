@@ -48,3 +48,17 @@ def generator():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory):
+    "A folder with a small set and a run on it, made once, to be read or copied."
+    from cryoformer_nb.command.cli import main
+
+    folder = tmp_path_factory.mktemp("base")
+    options = "-n 120 --box 16 --pixel-size 7 --snr 1 --seed 1".split()
+    small = "--epochs 1 --set batch=16 queries=2 levels=4 hidden=16 encoder_width=32".split()
+    assert main(["simulate", str(folder / "set"), *options]) == 0
+    star, run = str(folder / "set" / "particles.star"), str(folder / "run")
+    assert main(["train", star, "--out", run, *small]) == 0
+    return folder

@@ -18,17 +18,6 @@ from cryoformer_nb.core.files import write_stack
 SMALL = "--epochs 1 --set batch=16 queries=2 levels=4 hidden=16 encoder_width=32".split()
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    "A small set and a run on it."
-    folder = tmp_path_factory.mktemp("base")
-    options = "-n 120 --box 16 --pixel-size 7 --snr 1 --seed 1".split()
-    assert main(["simulate", str(folder / "set"), *options]) == 0
-    star, run = str(folder / "set" / "particles.star"), str(folder / "run")
-    assert main(["train", star, "--out", run, *SMALL]) == 0
-    return folder
-
-
 @pytest.fixture
 def work(base, tmp_path, monkeypatch):
     "A copy of the set, to be damaged."

@@ -1,5 +1,6 @@
 """What all tests of this folder need."""
 
+import shutil
 import signal
 
 import pytest
@@ -18,3 +19,12 @@ def heard():
     yield
     for number, handler in zip(numbers, before):
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def work(base, tmp_path, monkeypatch):
+    "Copies of the set and the run of `base`, to be damaged, where we are."
+    shutil.copytree(base / "set", tmp_path / "set")
+    shutil.copytree(base / "run", tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

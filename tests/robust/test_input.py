@@ -37,15 +37,6 @@ def base(tmp_path_factory, fixtures):
 
 
 @pytest.fixture
-def work(base, tmp_path, monkeypatch):
-    "A copy, to be damaged, where we are."
-    shutil.copytree(base / "set", tmp_path / "set")
-    shutil.copytree(base / "run", tmp_path / "run")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
 def refused(capfd):
     "A function: run the command, expect status 2 and one line that holds `says`."
 

@@ -21,16 +21,6 @@ SMALL = "--epochs 1 --set batch=16 queries=2 levels=4 hidden=16 encoder_width=32
 SET = "-n 60 --box 16 --pixel-size 7 --snr 1".split()
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    "A small set and a run on it."
-    folder = tmp_path_factory.mktemp("base")
-    assert main(["simulate", str(folder / "set"), *SET]) == 0
-    star, run = str(folder / "set" / "particles.star"), str(folder / "run")
-    assert main(["train", star, "--out", run, *SMALL]) == 0
-    return folder
-
-
 @pytest.fixture
 def work(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

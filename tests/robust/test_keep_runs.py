@@ -27,26 +27,6 @@ SMALL = "--epochs 1 --set batch=16 queries=2 levels=4 hidden=16 encoder_width=32
 ON_DISK = [*SMALL[:-4], "memory_gb=0", *SMALL[-4:]]
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    "A small set, and a run on it of two epochs."
-    folder = tmp_path_factory.mktemp("base")
-    options = "-n 120 --box 16 --pixel-size 7 --snr 1 --seed 1".split()
-    assert main(["simulate", str(folder / "set"), *options]) == 0
-    star, run = str(folder / "set" / "particles.star"), str(folder / "run")
-    assert main(["train", star, "--out", run, *SMALL]) == 0
-    return folder
-
-
-@pytest.fixture
-def work(base, tmp_path, monkeypatch):
-    "Copies of the set and the run, to be damaged."
-    shutil.copytree(base / "set", tmp_path / "set")
-    shutil.copytree(base / "run", tmp_path / "run")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def tree(folder) -> dict:
     return {
         p.relative_to(folder): p.read_bytes() if p.is_file() else None
