@@ -71,7 +71,7 @@ def continuing(a) -> str:
 def has_saved(a) -> bool:
     "Whether this command, and none before it, has written the checkpoint of `--out`."
     path = Path(a.out) / "checkpoint.pt"
-    return path.is_file() and time.time() - path.stat().st_mtime < time.perf_counter() - a.started
+    return isfile(path) and time.time() - path.stat().st_mtime < time.perf_counter() - a.started
 
 
 def what_is_left(a, stop: BaseException) -> str:
