@@ -214,6 +214,22 @@ def test_names_that_are_no_file(work, refused, name):
         refused("simulate", "out", "--from", name, "--to", "set/truth/vol_000.mrc")
 
 
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["report", "run", "--out", ""],
+        ["simulate", "out", "--preset", ""],
+        ["simulate", ""],
+        ["score", "run", "--truth", ""],
+        ["train", "set/relion31.star", "--out", "out", "--datadir", ""],
+        ["train", "set/relion31.star", "--out", "out", "--set", ""],
+    ],
+    ids=" ".join,
+)
+def test_empty_words_are_no_defaults(work, refused, argv):
+    refused(*argv, says="found an empty word")
+
+
 @pytest.mark.parametrize("name", ["x" * 300, "a\0b"])
 def test_image_names_that_are_no_name(work, refused, name):
     text = Path("set/relion31.star").read_text()

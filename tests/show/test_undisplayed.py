@@ -6,10 +6,10 @@ import inspect
 import numpy as np
 import pytest
 
-pytest.importorskip("ipywidgets")
+ipywidgets = pytest.importorskip("ipywidgets")
 pytest.importorskip("anywidget")
 
-from cryoformer_nb import Run, explore, simulate, train, view_volume
+from cryoformer_nb import Run, explore, show_fsc, simulate, train, view_volume
 from cryoformer_nb.core.conventions import InputError
 from cryoformer_nb.core.files import read_map
 from cryoformer_nb.model.config import Config
@@ -212,3 +212,48 @@ def test_a_volume_shows_what_was_done_before():
     assert view.fig.data[1].visible is False
     assert max(view.fig.data[0].x) < 2.0 + 1e-3, "cut open"
     assert view.fig.layout.scene.camera.eye.x == 2.0
+
+
+# ------------------------------------------------------------------- names of other people
+
+HOSTILE = "<img src=x onerror=alert(1)>"
+
+
+def as_html(widget):
+    "What widgets show as HTML."
+    if isinstance(widget, ipywidgets.HTML):
+        yield widget.value
+    for child in getattr(widget, "children", ()):
+        yield from as_html(child)
+
+
+def assert_harmless(panel):
+    "Plotly shows an unknown tag as text, ipywidgets a description; what is HTML must be escaped."
+    texts = list(as_html(panel.widget))
+    assert any("&lt;img" in text for text in texts), "the name is not shown at all"
+    assert not [text for text in texts if "<img" in text]
+
+
+@pytest.mark.slow
+def test_names_of_files_are_no_html(run):
+    view = explore(run)
+    _ = view.widget
+    view.select([1, 2])
+    view.controls.file.value = HOSTILE + ".doc"
+    view.controls.save.click()
+    assert_harmless(view)
+    view.prefetch.wait()
+
+
+def test_names_of_maps_are_no_html():
+    assert_harmless(view_volume({HOSTILE: ball(), "b": ball(shift=2)}, 2.0))
+
+
+def test_names_of_curves_are_no_html():
+    assert_harmless(show_fsc({HOSTILE: (ball(), ball(shift=1))}, pixel_size=2.0))
+
+
+def test_names_of_columns_are_no_html(run):
+    cloud = explore(run, colours={HOSTILE: np.arange(200.0)}).cloud
+    assert "<img" not in cloud.title(HOSTILE)
+    assert "&lt;img" in cloud.title(HOSTILE)
