@@ -6,7 +6,7 @@ import inspect
 import numpy as np
 import pytest
 
-ipywidgets = pytest.importorskip("ipywidgets")
+pytest.importorskip("ipywidgets")
 pytest.importorskip("anywidget")
 
 from cryoformer_nb import Run, explore, show_fsc, simulate, train, view_volume
@@ -221,6 +221,8 @@ HOSTILE = "<img src=x onerror=alert(1)>"
 
 def as_html(widget):
     "What widgets show as HTML."
+    import ipywidgets
+
     if isinstance(widget, ipywidgets.HTML):
         yield widget.value
     for child in getattr(widget, "children", ()):
