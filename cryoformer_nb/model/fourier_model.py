@@ -170,7 +170,7 @@ def volumes(
     z: Tensor,  # (k, d)
     chunk: int = 4,  # maps at a time
 ) -> Tensor:  # (k, D, D, D)
-    "Maps of latents in the units of the images: the transform on the lattice, inverted."
+    "Maps of latents in the units of the normalised images: the transform on the lattice, inverted."
     lattice = volume_frequencies(self.box, z.device)
     ball, out = lattice.norm(dim=-1) < 0.5, []
     for q in self.queries(z).split(chunk):

@@ -294,7 +294,7 @@ def volumes(
     z: Tensor,  # (k, d)
     chunk: int = 8,  # maps at a time
 ) -> Tensor:  # (k, D, D, D)
-    "Maps of latents in the units of the images, blurred scatterers."
+    "Maps of latents in the units of the normalised images, blurred scatterers."
     field, out = self.features(), []
     for part in z.split(chunk):
         full = torch.zeros(len(part), *self.support.mask.shape, device=z.device)

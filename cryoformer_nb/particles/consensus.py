@@ -178,7 +178,7 @@ def consensus(particles: Particles, support: Tensor | None = None, limit: int = 
     `InputError` if no density stands out of the noise or the map is negative.
     """
     box, pixel_size = particles.box, particles.pixel_size
-    noise = noise_spectrum(particles.images(evenly(len(particles), 500)))
+    noise = noise_spectrum(particles.normalised(evenly(len(particles), 500)))
     total, weight = back_project(particles, noise, limit)
     typical = shell_mean(weight.sum(0)).clamp(min=1e-6)
     halves = wiener(total, weight, 0.01 * typical.mean(), box)

@@ -9,6 +9,7 @@ __all__ = ['evenly', 'read_images', 'detect_sign', 'Particles', 'particle_set', 
 # %% ../../nbs/particles/05_particles.ipynb #25bc6f50
 import os
 from dataclasses import dataclass, replace
+from functools import cached_property
 from os.path import isdir
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +22,7 @@ from fastcore.basics import patch
 from ..core.conventions import InputError
 from ..core.fourier import fourier_crop2, irfft2c, rfft2c
 from ..core.reading import read_array, reading
+from ..imaging.background import Background, find_background, normalised
 from ..imaging.ctf import ctf
 from cryoformer_nb.particles.cryodrgn import (
     find_inputs,
@@ -139,6 +141,15 @@ class Particles:
         images = read_images(self.source, self.stacks, rows, self.box)
         return images if self.sign == 1 else images.mul_(self.sign)
 
+    @cached_property
+    def background(self) -> Background:
+        "Where its images show background, as 200 of them tell."
+        return find_background(self.images(evenly(len(self), 200)))
+
+    def normalised(self, rows) -> torch.Tensor:
+        "The same images without offset, gradient and scale, in units of their background."
+        return normalised(self.images(rows), self.background)
+
 # %% ../../nbs/particles/05_particles.ipynb #d140c012
 def particle_set(
     table: Table,
@@ -203,12 +214,12 @@ def statistics(self: Particles, chunk: int = 512) -> Statistics:
 
 @patch
 def whole(self: Particles, budget_bytes: int) -> torch.Tensor | None:
-    "All images (N, box, box) as one tensor if they need at most `budget_bytes`, else None."
+    "All `normalised` images (N, box, box) if they need at most `budget_bytes`, else None."
     if 4 * len(self) * self.box**2 > budget_bytes:
         return None
     out, size = torch.empty(len(self), self.box, self.box), _chunk(self)
     for k in range(0, len(self), size):
-        out[k : k + size] = self.images(slice(k, k + size))
+        out[k : k + size] = self.normalised(slice(k, k + size))
     return out
 
 
@@ -225,10 +236,10 @@ def whitened(
     device=None,  # where the result lies; default: where `noise` does
     images: torch.Tensor | None = None,  # (N, D, D), if `whole` has read them all
 ) -> tuple[torch.Tensor, torch.Tensor]:  # y (b, D, D//2+1) complex, h (b, D, D//2+1)
-    "Transforms of the images and CTF over the noise: what a model is compared with, and how."
+    "Transforms of the normalised images, CTF over the noise: what a model is compared with, how."
     device = noise.device if device is None else device
     noise = noise.to(device)
-    images = self.images(rows) if images is None else images[rows]
+    images = self.normalised(rows) if images is None else images[rows]
     return rfft2c(images.to(device)) / noise, self.ctf_over(noise, rows)
 
 

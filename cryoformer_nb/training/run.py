@@ -235,7 +235,7 @@ def pose_snapshots(self: Run) -> list:
 # %% ../../nbs/training/02_run.ipynb #0056de83
 @patch
 def volumes(self: Run, zs) -> np.ndarray:
-    """Maps (k, D, D, D) of latents (k, d), in the units of the images; z, y, x.
+    """Maps (k, D, D, D) of latents (k, d), in the units of the normalised images; z, y, x.
 
     `InputError` for latents of another length, and for NaN or infinity in them or in the maps.
     """
