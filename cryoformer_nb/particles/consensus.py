@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['insert_slices', 'noise_spectrum', 'padded_box', 'middle', 'back_project', 'wiener', 'shell_mean', 'guinier_width',
-           'Consensus', 'half_fsc', 'consensus']
+           'Consensus', 'half_fsc', 'with_halves', 'consensus']
 
 # %% ../../nbs/particles/07_consensus.ipynb #e11e5e03
 from typing import NamedTuple
@@ -172,13 +172,16 @@ def half_fsc(halves: Tensor, support: Tensor, pixel_size: float) -> FSC:
     return fsc(halves[0] * support, halves[1] * support, pixel_size)
 
 # %% ../../nbs/particles/07_consensus.ipynb #04dd1c6b
-def consensus(particles: Particles, support: Tensor | None = None, limit: int = 20000) -> Consensus:
-    """Back-project `particles` with their poses.
-
-    `InputError` if no density stands out of the noise or the map is negative.
-    """
+def with_halves(
+    particles: Particles,
+    support: Tensor | None = None,  # (D, D, D) bool; default: found in the map
+    limit: int = 20000,  # particles used at most
+    noise: Tensor | None = None,  # (D, D//2+1) amplitude; default: that of the images
+) -> tuple[Consensus, Tensor]:
+    "The consensus, and the Wiener-filtered maps (2, D, D, D) of the half sets; errors as below."
     box, pixel_size = particles.box, particles.pixel_size
-    noise = noise_spectrum(particles.normalised(evenly(len(particles), 500)))
+    if noise is None:
+        noise = noise_spectrum(particles.normalised(evenly(len(particles), 500)))
     total, weight = back_project(particles, noise, limit)
     typical = shell_mean(weight.sum(0)).clamp(min=1e-6)
     halves = wiener(total, weight, 0.01 * typical.mean(), box)
@@ -187,13 +190,23 @@ def consensus(particles: Particles, support: Tensor | None = None, limit: int = 
     curve = half_fsc(halves, support, pixel_size)
     a, b = fftc3(halves * support)
     width = guinier_width(shell_mean((a * b.conj()).real), curve.value, box, pixel_size)
-    volume = wiener(total.sum(0), weight.sum(0), _inverse_prior(typical, curve, box), box)
+    prior = _inverse_prior(typical, curve, box)
+    volume = wiener(total.sum(0), weight.sum(0), prior, box)
     if volume[support].mean() <= 0:
         raise InputError(
             f"{particles.path}: expected bright particles, found a negative average map; "
             "use --invert"
         )
-    return Consensus(volume, halves, curve, support, noise, width)
+    found = Consensus(volume, halves, curve, support, noise, width)
+    return found, wiener(total, weight, prior, box)
+
+
+def consensus(particles: Particles, support: Tensor | None = None, limit: int = 20000) -> Consensus:
+    """Back-project `particles` with their poses.
+
+    `InputError` if no density stands out of the noise or the map is negative.
+    """
+    return with_halves(particles, support, limit)[0]
 
 
 def _inverse_prior(typical: Tensor, curve: FSC, box: int) -> Tensor:
