@@ -16,7 +16,7 @@ import torch
 from scipy.stats import rankdata
 
 from ..core.conventions import InputError
-from ..imaging.truth import read_states, true_volumes
+from ..imaging.truth import read_states, true_volumes, with_maps
 from ..particles.particles import evenly
 
 # %% ../../nbs/analysis/01_flexibility.ipynb #be36b558
@@ -196,7 +196,8 @@ def moving_voxels(
     inside: float = 0.1,  # density in some state, in the same units
 ) -> tuple[np.ndarray, np.ndarray]:
     "Which voxels truly move, and which are inside in any state, both (D, D, D) bool."
-    states, counts = np.unique(read_states(truth_dir), return_counts=True)
+    states = read_states(truth_dir)[with_maps(truth_dir)]
+    states, counts = np.unique(states, return_counts=True)
     moments = Moments()
     for state, number in zip(states, counts):
         moments.add(true_volumes(truth_dir, [state], box)[0], number)

@@ -28,9 +28,11 @@ from cryoformer_nb.imaging.truth import (
     maps_at_once,
     population_mean,
     read_coordinates,
+    read_junk,
     read_poses,
     read_states,
     true_volumes,
+    with_maps,
 )
 
 # %% ../../nbs/analysis/02_metrics.ipynb #e82003bf
@@ -230,8 +232,11 @@ def pose_scores(run, truth_dir) -> dict:
     "Errors of the run's poses, rotation in rad and shift in px; empty if run or truth have none."
     if getattr(run, "poses", None) is None or not (Path(truth_dir) / "rotations.npy").exists():
         return {}
-    R, t = read_poses(truth_dir)
-    return pose_error(R, run.poses[0], t, run.poses[1]).summary()
+    (R, t), good = read_poses(truth_dir), ~read_junk(truth_dir)
+    given = [np.asarray(part) for part in run.poses]
+    if len(R) == len(good) == len(given[0]):  # of other sets none is left out, and all refused
+        R, t, given = R[good], t[good], [part[good] for part in given]
+    return pose_error(R, given[0], t, given[1]).summary()
 
 # %% ../../nbs/analysis/02_metrics.ipynb #11c846cd
 def score(
@@ -245,6 +250,7 @@ def score(
     latent_r2, mean_fsc, the ceiling of one map on the same particles, their curves, how well the
     moving voxels are found, and, if the run has them, the FSC of its mean and its pose errors.
     Of a set with several coordinates latent_r2 is the average, and coordinates_r2 has each.
+    Junk is left out of everything; `good` and `junk` count the images.
     """
     labels, latents = read_coordinates(truth_dir), np.asarray(run.latents)
     if len(labels) != len(latents):
@@ -252,8 +258,11 @@ def score(
             f"{truth_dir}: expected the truth of {len(latents)} particles, found {len(labels)}; "
             "is it the truth of this set?"
         )
+    junk, known = read_junk(truth_dir), with_maps(truth_dir)
+    if not len(known):
+        raise InputError(f"{truth_dir}: expected a map of some particle's state, found none")
     rng = np.random.default_rng(seed)
-    rows = np.sort(rng.choice(len(labels), min(n, len(labels)), replace=False))
+    rows = np.sort(rng.choice(known, min(n, len(known)), replace=False))
     single = [population_mean(truth_dir, run.box)]
     if getattr(run, "mean", None) is not None:
         single.append(np.asarray(run.mean))
@@ -267,7 +276,9 @@ def score(
 
     curves, ceiling, *mean = per_particle_fsc(guesses, truth_dir, rows, run.box)
     result = dict(
-        **latent_scores(latents, labels),
+        **latent_scores(latents[~junk], labels[~junk]),
+        good=int((~junk).sum()),
+        junk=int(junk.sum()),
         mean_fsc=float(mean_fsc(curves).mean()),
         ceiling=float(mean_fsc(ceiling).mean()),
         **moving_parts(run, truth_dir, latents[rows], moments),

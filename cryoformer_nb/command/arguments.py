@@ -147,6 +147,56 @@ particles          RELION .star file, cryoSPARC .cs file, cryoDRGN folder, or an
     ),
 ]
 
+# %% ../../nbs/command/00_arguments.ipynb #w0000001
+#: What real sets do; `simulate` has an option for each field of `Nuisances`.
+_NUISANCES = options(
+    """
+--realistic        everything below at once, at the level of an ordinary set; what is given
+                   beside it goes before
+--solvent SHARE    share of the noise power, 0 to 1, that is solvent seen through the CTF
+                   (default 0; realistic 0.3)
+--detector NAME    spectrum of the other noise: white, empiar10076, empiar10017, a FILE.npz with
+                   freq (1/A) and power, or FILE.npz:NAME with NAME_freq and NAME_power
+                   (default white; realistic empiar10017)
+--b-factor A2      B factor in A^2 of the envelope, for particle and solvent
+                   (default 0; realistic 100)
+--atom-widths      atoms of several widths: of a structure by electron scattering and the B factors
+                   of the file, of a preset three at random (default no; realistic yes)
+--contrast W       contrast of each particle: deviation W of its logarithm, mean 1
+                   (default 0; realistic 0.15)
+--offset SD        background of each image: deviation in noise deviations
+                   (default 0; realistic 0.5)
+--gradient SD      rise of the background along x and y from edge to edge: deviation in noise
+                   deviations (default 0; realistic 0.5)
+--junk SHARE       share of the images, 0 to 0.95, that are junk (default 0; realistic 0.05)
+--junk-kinds KIND  which junk, in equal parts: noise of the detector, ice (strong blobs), pair (two
+                   particles), empty (all noise, no particle) (default all four)
+--pose-error RAD   the star file's rotations are off by a rotation vector of deviation RAD rad
+                   a component (default 0; realistic 0.03)
+--shift-error PX   its shifts by a deviation of PX pixels (default 0; realistic 0.4)
+--defocus-error A  its defoci by a deviation in A (default 0; realistic 200)
+--preferred K      viewing directions of density exp(K cos^2) about the z axis: above 0 from the
+                   top, below 0 from the side (default 0, uniform; realistic 1)
+--damaged SHARE    share of the particles, 0 to 1, that the beam has damaged
+                   (default 0; realistic 0.2)
+--damage-b A2      B factor in A^2 that damage adds (default 150)
+""",
+    solvent=dict(type=float),
+    b_factor=dict(type=float),
+    atom_widths=dict(action=argparse.BooleanOptionalAction, default=None),
+    contrast=dict(type=float),
+    offset=dict(type=float),
+    gradient=dict(type=float),
+    junk=dict(type=float),
+    junk_kinds=dict(nargs="+", choices=("noise", "ice", "pair", "empty")),
+    pose_error=dict(type=float),
+    shift_error=dict(type=float),
+    defocus_error=dict(type=float),
+    preferred=dict(type=float),
+    damaged=dict(type=float),
+    damage_b=dict(type=float),
+)
+
 # %% ../../nbs/command/00_arguments.ipynb #83d8e27f
 _SIMULATE = options(
     """
@@ -164,7 +214,7 @@ out OUT           folder to write: particles.star, particles.mrcs, truth/
 --box D           even box of the images in pixels (default 64; pedv and one_d_motion 128)
 --pixel-size A    pixel size in A (default: a field of view in which the molecule sits well,
                   divided by the box)
---snr S           variance of the signal / variance of the noise (default 0.1)
+--snr S           variance of the signal of good particles / variance of all noise (default 0.1)
 --shift PX        shifts are uniform within +-PX pixels (default 0; a set of the paper has its own)
 --pose-noise V    put wrong rotations into the star file: axis-angle vectors of variance V rad^2 a
                   component, 0.1 in the paper (default %(default)s)
@@ -333,7 +383,7 @@ COMMANDS = dict(
     demo=Command("simulate, reconstruct, compare, report: the main job on embedded data", _DEMO),
     simulate=Command(
         "make a particle set with known truth, of a preset, two structures, or a set of the paper",
-        _SIMULATE,
+        [*_SIMULATE, *_NUISANCES],
     ),
     train=Command("reconstruct a particle set", _TRAIN),
     volumes=Command("write maps of a run", _VOLUMES),

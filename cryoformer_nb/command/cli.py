@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 import warnings
+from dataclasses import replace
 from os.path import isfile
 from pathlib import Path
 
@@ -154,8 +155,11 @@ def _describe_set(out: Path) -> str:
 
     n, box, _ = mrc_info(out / "particles.mrcs").shape
     lines = [f"{n} particles of {box} px: {out / 'particles.star'}, their truth: {out / 'truth'}"]
+    if (out / "truth" / "nuisances.json").is_file():
+        good = json.loads((out / "truth" / "nuisances.json").read_text())["good"]
+        lines[:0] = [f"{n - good} of the images are junk"] if good < n else []
     if not (out / "truth" / "motion.json").is_file():
-        return lines[0]
+        return "\n".join(lines)
     motion = json.loads((out / "truth" / "motion.json").read_text())
     parts = []
     for row in motion["domains"]:
@@ -182,10 +186,13 @@ def make_set(
 ) -> str:
     "Simulate into a folder that appears when it is complete; say what it holds, a line each."
     from cryoformer_nb.core.outputs import check_apart
+    from cryoformer_nb.imaging.noise import spectrum_file
+    from cryoformer_nb.imaging.nuisances import Nuisances
     from cryoformer_nb.imaging.simulator import simulate, simulate_motion
     from cryoformer_nb.particles.recipes import RECIPES, recipe
 
-    check_apart(out, *(f for f in (preset, *ends) if f and isfile(f)))
+    spectrum = spectrum_file(options.get("nuisances", Nuisances()).detector)[0]
+    check_apart(out, *(f for f in (preset, *ends, spectrum) if f and isfile(f)))
     options = {key: value for key, value in options.items() if value is not None}
     options["overwrite"] = overwrite
     size = dict(n=n or 4000, box=box or 64, snr=snr or 0.1)
@@ -228,6 +235,11 @@ def _check_choice(preset, ends: list, given: str, frames, small: bool) -> None:
 def _simulate(a) -> None:
     """Simulate a particle set with known truth: RELION star file, image stack, and the states,
     poses and maps they were made from."""
+    from cryoformer_nb.imaging.nuisances import REALISTIC, Nuisances
+
+    given = {k: v for k in vars(Nuisances()) if (v := getattr(a, k)) is not None}
+    if a.junk_kinds:
+        given["junk_kinds"] = tuple(dict.fromkeys(a.junk_kinds))
     ends = [f for f in (a.start, a.end) if f]
     _check_choice(a.preset, ends, "--from" if a.start else "--to", a.frames, a.small)
     print(
@@ -246,6 +258,7 @@ def _simulate(a) -> None:
             seed=a.seed,
             pose_noise=a.pose_noise,
             shift_noise_px=a.shift_noise,
+            nuisances=replace(REALISTIC if a.realistic else Nuisances(), **given),
         )
     )
 
@@ -376,13 +389,15 @@ def _flexibility(a) -> None:
 def _describe_score(s: dict) -> str:
     "The numbers of a score, a line each."
     count = len(s["particles"])
+    good = f"; {s['junk']} images that are junk left out" if s.get("junk") else ""
     asked = "the true state from the latent, by 20 neighbours"
     if "coordinates_r2" in s:
         each = " ".join(f"{value:.3f}" for value in s["coordinates_r2"])
         asked = f"average over the true coordinates: {each}"
     lines = [
         f"latent R2  {s['latent_r2']:.3f}   {asked}",
-        f"mean FSC   {s['mean_fsc']:.3f}   maps of {count} particles against their own true maps",
+        f"mean FSC   {s['mean_fsc']:.3f}   maps of {count} particles against their own true maps"
+        f"{good}",
         f"ceiling    {s['ceiling']:.3f}   the average of all true maps against the same",
     ]
     if s["flexibility_auc"] == s["flexibility_auc"]:

@@ -14,24 +14,27 @@ def gaussian_density(
     points: Tensor,  # (..., 3) xyz in A
     centres: Tensor,  # (g, 3) xyz in A
     weights: Tensor,  # (g,) integral of each Gaussian
-    sigma: float,  # A
+    sigma: float | Tensor,  # A, one for all or (g,)
 ) -> Tensor:  # (...) density per cubic A
     """The sum of Gaussians at arbitrary points.
 
     In chunks of Gaussians, so that memory stays near that of the points.
     """
     out = torch.zeros(points.shape[:-1], dtype=points.dtype, device=points.device)
-    for c, w in zip(centres.split(32), weights.split(32)):
+    squares = torch.as_tensor(sigma, dtype=points.dtype, device=points.device).square()
+    squares = squares.expand(len(weights))
+    heights = weights * (2 * torch.pi * squares) ** -1.5
+    for c, w, s in zip(centres.split(32), heights.split(32), squares.split(32)):
         square = ((points.unsqueeze(-2) - c) ** 2).sum(-1)
-        out = out + torch.exp(-square / (2 * sigma**2)) @ w
-    return out * (2 * torch.pi * sigma**2) ** -1.5
+        out = out + torch.exp(-square / (2 * s)) @ w
+    return out
 
 
 def gaussian_transform(
     freqs: Tensor,  # (..., 3) of (fx, fy, fz) in 1/A
     centres: Tensor,  # (g, 3) xyz in A
     weights: Tensor,  # (g,)
-    sigma: float,  # A
+    sigma: float | Tensor,  # A, one for all or (g,)
 ) -> Tensor:  # (...) complex
     """Closed-form Fourier transform of the sum of Gaussians.
 
@@ -39,12 +42,15 @@ def gaussian_transform(
     """
     one = torch.ones((), dtype=freqs.dtype, device=freqs.device)
     phase = torch.polar(one, -2 * torch.pi * freqs @ centres.T)
-    envelope = torch.exp(-2 * torch.pi**2 * sigma**2 * (freqs**2).sum(-1))
-    return envelope * (phase @ weights.to(phase.dtype))
+    square = torch.as_tensor(sigma, dtype=freqs.dtype, device=freqs.device) ** 2
+    envelope = torch.exp(-2 * torch.pi**2 * square * (freqs**2).sum(-1, keepdim=True))
+    return (envelope * phase) @ weights.to(phase.dtype)
 
 # %% ../../nbs/imaging/01_density.ipynb #bcd5d754
-def _factors(x: Tensor, sigma: float, box: int, pixel_size: float) -> Tensor:
+def _factors(x: Tensor, sigma: float | Tensor, box: int, pixel_size: float) -> Tensor:
     "1D normalised Gaussians of centres x (...), in 1/A, on the grid of a box: (..., box)."
+    if isinstance(sigma, Tensor):
+        sigma = sigma[..., None]
     grid = (torch.arange(box, dtype=x.dtype, device=x.device) - box // 2) * pixel_size
     height = (2 * torch.pi * sigma**2) ** 0.5
     return torch.exp(-((x[..., None] - grid) ** 2) / (2 * sigma**2)) / height
@@ -53,7 +59,7 @@ def _factors(x: Tensor, sigma: float, box: int, pixel_size: float) -> Tensor:
 def gaussian_volume(
     centres: Tensor,  # (..., g, 3) xyz in A, origin at voxel box//2
     weights: Tensor,  # (g,) or (..., g)
-    sigma: float,  # A
+    sigma: float | Tensor,  # A, one for all or (g,)
     box: int,
     pixel_size: float,  # A
 ) -> Tensor:  # (..., z, y, x), density per cubic A
@@ -66,7 +72,7 @@ def gaussian_volume(
 def gaussian_projection(
     centres: Tensor,  # (..., g, 3) xyz in A, already rotated and shifted
     weights: Tensor,  # (g,) or (..., g)
-    sigma: float,  # A
+    sigma: float | Tensor,  # A, one for all or (g,)
     box: int,
     pixel_size: float,  # A
 ) -> Tensor:  # (..., y, x) in density * pixels

@@ -19,7 +19,7 @@ from scipy.spatial.transform import Rotation
 
 from ..core.conventions import InputError
 from .molecules import Molecule
-from .structures import read_structure
+from .structures import read_structure, scattering
 
 # %% ../../nbs/imaging/05_motion.ipynb #86128754
 def superpose(
@@ -50,7 +50,7 @@ class _Residue(NamedTuple):
     "A residue with a trace atom."
 
     name: str
-    atoms: dict  # atom name -> (xyz in A, weight)
+    atoms: dict  # atom name -> (xyz in A, weight, B factor in A^2)
 
     @property
     def trace(self) -> list:
@@ -58,12 +58,18 @@ class _Residue(NamedTuple):
         return (self.atoms.get("CA") or self.atoms["C1'"])[0]
 
 
-def _chains(path) -> dict:
+def _strength(atom, atom_widths: bool) -> tuple:
+    "Weight and B factor (A^2) of an atom: electron scattering, or the atomic number and no width."
+    weight, b_factor = scattering(atom) if atom_widths else (atom.element.atomic_number, 0.0)
+    return weight * (atom.occ or 1.0), b_factor
+
+
+def _chains(path, atom_widths: bool = False) -> dict:
     "The chains of the first model, {name: {number: residue}}. `InputError` if there are none."
     structure, chains = read_structure(path), {}
     for chain in structure[0]:
         for r in chain:
-            atoms = {a.name: (a.pos.tolist(), a.element.atomic_number * (a.occ or 1.0)) for a in r}
+            atoms = {a.name: (a.pos.tolist(), *_strength(a, atom_widths)) for a in r}
             if "CA" in atoms or "C1'" in atoms:
                 residues = chains.setdefault(chain.name, {})
                 residues.setdefault(str(r.seqid), _Residue(r.name, atoms))
@@ -166,19 +172,24 @@ class Pair(NamedTuple):
 
     a: np.ndarray  # (g, 3) A
     b: np.ndarray  # (g, 3) A
-    weight: np.ndarray  # (g,) atomic numbers
+    weight: np.ndarray  # (g,) atomic numbers, or electron scattering
+    b_factor: np.ndarray  # (g,) A^2, of the first structure; 0 with atomic numbers
     residue: np.ndarray  # (g,) residue of each atom, from 0
     trace: np.ndarray  # (r,) the atom that stands for each residue
     names: list  # (r,) (chain, number) of each residue
     notes: list  # what was decided, for the user to see
 
 
-def read_pair(a, b) -> Pair:
+def read_pair(
+    a,  # coordinate file (.pdb, .cif)
+    b,  # another
+    atom_widths: bool = False,  # weights and widths by electron scattering
+) -> Pair:
     """Match the residues of two coordinate files.
 
     `InputError` if they are not two states of one molecule.
     """
-    left, right, notes = _chains(a), _chains(b), []
+    left, right, notes = _chains(a, atom_widths), _chains(b), []
     pairs = _match_chains(left, right, notes)
     rows, names, trace = [], [], []
     for x, y in pairs:
@@ -189,7 +200,7 @@ def read_pair(a, b) -> Pair:
                 continue
             common = [k for k in p if k in q]
             trace.append(len(rows) + common.index(main))
-            rows += [(p[k][0], q[k][0], p[k][1], len(names)) for k in common]
+            rows += [(p[k][0], q[k][0], *p[k][1:], len(names)) for k in common]
             names.append((x, number))
     _refuse(a, b, left, right, pairs, len(names))
     notes += _differences(left, right, pairs, len(names))
@@ -336,18 +347,19 @@ class Motion(NamedTuple):
     "A molecule on its way from one structure to another."
 
     xyz: np.ndarray  # (frames, g, 3) A, in the frame of the first structure
-    weight: np.ndarray  # (g,) atomic numbers
+    weight: np.ndarray  # (g,) atomic numbers, or electron scattering
     domains: np.ndarray  # (r,) domain of each residue; 0 stands still
     screws: list  # one for each domain
     names: list  # (r,) (chain, number) of each residue
     trace: np.ndarray  # (r,) the atom that stands for each residue
     misfit: float  # A, root mean square of what the rigid motions leave
     notes: list
+    b_factor: np.ndarray | None = None  # (g,) A^2, with electron scattering
 
     @property
     def molecule(self) -> Molecule:
         "What `simulate` takes."
-        return Molecule(self.xyz, self.weight, 0.0)
+        return Molecule(self.xyz, self.weight, 0.0, b_factor=self.b_factor)
 
 
 def _weights(
@@ -386,6 +398,7 @@ def morph(
     frames: int = 50,  # conformations, both ends among them
     tolerance: float = 2.0,  # A, misfit within a rigid body
     smallest: int = 20,  # residues of a domain
+    atom_widths: bool = False,  # weights and widths of the atoms by electron scattering
 ) -> Motion:
     """Conformations at uniform steps of the motion from `a` to `b`.
 
@@ -393,7 +406,7 @@ def morph(
     """
     if int(frames) != frames or frames < 2:
         raise InputError(f"--frames: expected a whole number of at least 2, found {frames}")
-    p = read_pair(a, b)
+    p = read_pair(a, b, atom_widths)
     try:
         domains = find_domains(p.a[p.trace], p.b[p.trace], tolerance, smallest)
     except InputError as error:
@@ -415,7 +428,8 @@ def morph(
     xyz = _interpolate(p.a, rests, screws, membership[p.residue].T[..., None], frames)
     squares = np.stack([(rest**2).sum(1) for rest in rests])
     misfit = squares[domains[p.residue], np.arange(len(p.a))].mean() ** 0.5
-    return Motion(xyz, p.weight, domains, screws, p.names, p.trace, float(misfit), p.notes)
+    told = p.names, p.trace, float(misfit), p.notes, p.b_factor if atom_widths else None
+    return Motion(xyz, p.weight, domains, screws, *told)
 
 # %% ../../nbs/imaging/05_motion.ipynb #251162e3
 def describe(motion: Motion) -> list:

@@ -112,6 +112,19 @@ COMMANDS = [
         + "--pose-noise 0.1 --shift-noise 1 --seed 3".split(),
         [],
     ),
+    (
+        "simulate out -n 20 --box 16 --pixel-size 7 --solvent 0.3 --detector white".split()
+        + "--b-factor 100 --contrast 0.15 --offset 1 --gradient 1 --junk 0.2".split()
+        + "--junk-kinds ice pair --pose-error 0.1 --shift-error 1 --defocus-error 200".split()
+        + "--preferred 1 --damaged 0.5 --damage-b 150 --atom-widths --seed 3".split(),
+        [],
+    ),
+    (
+        "simulate out -n 9 --box 16 --realistic --detector set/noise.npz:a".split()
+        + "--from set/open.pdb --to set/closed.pdb --frames 2".split(),
+        ["set/noise.npz", "set/open.pdb", "set/closed.pdb"],
+    ),
+    (["score", "run", "--truth", "set/junk", "-n", "5"], ["set/junk/junk.npy"] * 2),
     (["page", "set/page.ipynb", "--out", "out.html"], ["set/page.ipynb"]),
 ]
 
@@ -135,6 +148,9 @@ def make_base(folder: Path) -> Path:
     rows = np.arange(9)
     np.save(folder / "set" / "rows.npy", rows)
     (folder / "set" / "rows.pkl").write_bytes(pickle.dumps(rows))
+    np.savez(folder / "set" / "noise.npz", a_freq=[0.0, 0.1, 0.2], a_power=[3.0, 1.0, 0.5])
+    shutil.copytree(folder / "truth", folder / "set" / "junk")
+    np.save(folder / "set" / "junk" / "junk.npy", np.arange(12) % 5 % 2)
     shutil.copy(folder / "truth" / "vol_001.mrc", folder / "set" / "mask.mrc")
     with contextlib.redirect_stdout(io.StringIO()), contextlib.chdir(folder):
         assert main(["train", "set/relion31.star", "--out", "run", *TINY]) == 0
