@@ -287,6 +287,7 @@ def _describe_run(run, out) -> str:
             f"loss {last['loss']:.4f}, {last['images_per_second']:.0f} images/s"
         )
     lines += [
+        run.motion_words(),
         f"run folder: {out}",
         f"look at it:  cryoformer report {out}",
         f"maps:        cryoformer volumes {out} --out {Path(out) / 'volumes'}",

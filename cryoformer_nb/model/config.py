@@ -75,6 +75,7 @@ class Config(Network):
     pose_weight: float = 0.03  # of L_pose (Eq. 2) beside the image loss (residual, encoder)
     pose_phase: float = 0.15  # part of the run on L_pose alone (encoder)
     lr_pose: float = 2e-3  # rad a step of the table
+    held_out: float = 0.05  # share of the particles that judge the motion; not trained on
     memory_gb: float = 2.0  # GiB; images are held in memory if they need no more
     checkpoint_minutes: float = 2.0  # minutes between checkpoints
     device: str = "auto"  # cpu or cuda; auto: a GPU if there is one
@@ -133,6 +134,7 @@ RANGES = dict(
     pose_updates=(0, 50),
     pose_weight=(0, 1e6),
     pose_phase=(0, 0.9),
+    held_out=(0, 0.125),
     memory_gb=(0, 1e6),
     checkpoint_minutes=(0, 1e6),
 )
@@ -274,6 +276,7 @@ _PAPER = dict(
     log2_table=15,
     base_resolution=16,
     hidden=64,
+    held_out=0.0,
 )
 
 #: Named settings: what differs from the defaults, or is the paper's though it does not.

@@ -262,6 +262,24 @@ def predict(
 
 @patch
 @torch.no_grad()
+def motion(
+    self: CryoFormer,
+    z: Tensor,  # (b, d)
+    others: Tensor,  # (k, d) latents whose maps are averaged
+    rotations: Tensor,  # (b, 3, 3)
+    shifts_px: Tensor,  # (b, 2)
+    h: Tensor,  # (b, D, D//2+1) CTF over noise
+) -> tuple[Tensor, Tensor]:  # (b, D, D//2+1) each
+    "Images of the average map, and how the images of the latents depart from them."
+    field = self.features()
+    average = self.density(others, field).mean(0, keepdim=True)
+    positions = image_positions(self.support.coords, rotations, shifts_px)
+    still = self.project_ft(average.expand(len(z), -1), positions, h)
+    return still, self.project_ft(self.density(z, field) - average, positions, h)
+
+
+@patch
+@torch.no_grad()
 def residuals(
     self: CryoFormer,
     y: Tensor,  # (b, D, D//2+1) whitened transforms of images

@@ -50,6 +50,8 @@ def _facts(run, scores) -> list:
         (f"{run.box} px", "box", False),
         (f"{run.pixel_size:.3g} Å", "pixel size", False),
     ]
+    if np.isfinite(run.motion_resolution):
+        facts.insert(-3, (f"{run.motion_resolution:.1f} Å", "the motion holds to", True))
     history = run.history
     if len(history):
         facts.append((f"{history['seconds'].iloc[-1] / 60:.1f} min", "training", False))

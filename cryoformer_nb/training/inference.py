@@ -17,11 +17,11 @@ from tqdm.auto import tqdm
 
 from ..core.conventions import InputError
 from ..core.files import atomic_path, write_map
-from ..core.fourier import irfft2c
+from ..core.fourier import irfft2c, shell_index
 from ..core.fsc import FSC, fsc
 from ..core.outputs import check_folder, whole_folder
 from ..particles.identity import check_same, found_again
-from ..particles.particles import Particles
+from ..particles.particles import Particles, evenly
 from ..particles.star import read_star, write_table
 from ..particles.table import Table
 from .losses import half_weights, image_loss
@@ -68,11 +68,14 @@ def reproject(
     particles: Particles,  # of the run
     rows,  # (b,) particle numbers
 ) -> Tensor:  # (b, D, D)
-    "What the model says the images of these particles look like without noise."
-    model, z = run.model, torch.as_tensor(run.latents)[rows]
+    "What the run says the images of these particles look like without noise."
+    model, z = run.model, torch.as_tensor(run.latents)
     R, t = (torch.as_tensor(p)[rows] for p in run.poses)
     h = particles.ctf_over(model.noise, rows)
-    return irfft2c(model.predict(z, R, t, h) * model.noise)
+    still, moved = model.motion(z[rows], z[evenly(len(z), 64)], R, t, h)
+    shell = shell_index(run.box, 2).clamp(max=run.box // 2)
+    weights = torch.as_tensor(run.motion_weights)[shell]
+    return irfft2c((still + weights * moved) * model.noise)
 
 # %% ../../nbs/training/03_inference.ipynb #b2a269ff
 def write_volumes(

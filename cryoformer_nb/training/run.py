@@ -19,6 +19,7 @@ from fastcore.basics import patch
 
 from ..core.conventions import InputError
 from ..core.files import read_map
+from ..core.fourier import shell_filter
 from ..core.reading import read_array, reading
 from ..model.config import Config, is_number
 from ..model.fourier_model import build_model
@@ -71,6 +72,13 @@ def check_checkpoint(state: dict) -> None:
     maps = dict(volume=cube, halves=(2, *cube), support=cube, noise=(box, box // 2 + 1))
     _check_tensors(state["average"], maps)
     _check_tensors(state["poses"], poses)
+    held = state["held"]
+    if held.dtype != torch.int64 or held.ndim != 1 or not ((0 <= held) & (held < count)).all():
+        raise ValueError(f"held = {held.dtype} {tuple(held.shape)}")
+    if state["motion"] is not None:
+        _check_tensors(state["motion"], dict(mean=cube, weights=(box // 2 + 1,)))
+        _check_numbers(state["motion"], ("held_out",))
+        _check_finite(state["motion"], "motion")
     _check_numbers(state["average"], ("width",))
     for part in ("average", "poses", "model", "optimizer"):
         _check_finite(state[part], part)
@@ -99,9 +107,12 @@ def read_checkpoint(path) -> dict:
 def upgraded(state: dict) -> dict:
     """A checkpoint in today's form.
 
-    Before, `particles` held poses too: the present ones if the run had ended, else those it began
-    with. Only of networks were they the last word, as these did not remember what they had said.
+    Before, nothing was held out, and all of the motion was shown. Before that, `particles` held
+    poses too: the present ones if the run had ended, else those it began with. Only of networks
+    were they the last word, as these did not remember what they had said.
     """
+    if "motion" not in state:
+        state |= dict(motion=None, held=torch.zeros(0, dtype=torch.int64))
     particles, poses = state["particles"], state["poses"]
     if "rotations" in particles:
         R, t = particles.pop("rotations"), particles.pop("shifts_px")
@@ -246,13 +257,43 @@ def volumes(self: Run, zs) -> np.ndarray:
             f"volumes: expected rows of {self.config.latent_dim} finite numbers, one a map, "
             f"found {z.dtype} of shape {np.shape(zs)}; take them from run.latents"
         )
-    maps = self.model.volumes(torch.as_tensor(z, dtype=torch.float32)).numpy()
+    maps = self.model.volumes(torch.as_tensor(z, dtype=torch.float32))
+    if motion := self.checkpoint["motion"]:
+        maps = motion["mean"] + shell_filter(maps - motion["mean"], motion["weights"])
+    maps = maps.numpy()
     if not np.isfinite(maps).all():
         raise InputError(
             "volumes: expected latents like those of the run, found some whose maps are not "
             f"finite, up to {abs(z).max():.3g}; take them from run.latents"
         )
     return maps
+
+
+@patch(as_prop=True)
+def motion_weights(self: Run) -> np.ndarray:
+    "The part of the motion that maps of the run show, by shell 0..D/2: 1 all, 0 the average."
+    motion = self.checkpoint["motion"]
+    return motion["weights"].numpy() if motion else np.ones(self.box // 2 + 1)
+
+
+@patch(as_prop=True)
+def motion_resolution(self: Run) -> float:
+    "The resolution (A) to which at least half of the motion holds; infinite if none does."
+    shell = int((self.motion_weights >= 0.5).sum()) - 1
+    return self.box * self.pixel_size / shell if shell > 0 else np.inf
+
+
+@patch
+def motion_words(self: Run) -> str:
+    "What the particles that were held out say of the motion, in words."
+    motion = self.checkpoint["motion"]
+    if not motion or not motion["held_out"]:
+        return "no particles were held out to judge the motion"
+    judges = f"as {motion['held_out']} particles tell that were held out"
+    if np.isinf(self.motion_resolution):
+        return f"no motion holds, {judges}: all maps are the average"
+    holds = f"the motion holds to {self.motion_resolution:.1f} A, {judges}"
+    return f"{holds}; finer detail is the average's"
 
 
 @patch

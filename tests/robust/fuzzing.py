@@ -287,7 +287,8 @@ def _written(case: Case, folder: Path, before: dict) -> str:
     if left:
         return f"temporary file left: {left[0]}"
     given = [case.argv[k + 1] for k, word in enumerate(case.argv[:-1]) if word == "--out"]
-    given += case.argv[1:2] if case.argv[:1] == ["simulate"] else []
+    if case.argv[:1] == ["simulate"]:  # its place may be any word, if another was left out
+        given += [word for word in case.argv[1:] if word not in before]
     roots = [os.path.normpath(name).split("/")[0] for name in given if name]
     stray = [k for k in changed if k.split("/")[0] not in roots]
     return f"written outside --out: {stray[0]}" if stray else ""
