@@ -269,6 +269,23 @@ def volumes(self: Run, zs) -> np.ndarray:
     return maps
 
 
+@patch
+def volume(self: Run, z) -> np.ndarray:
+    "The map (D, D, D) of one latent (d,). `InputError` as for `volumes`."
+    if np.ndim(z) != 1:
+        raise InputError(
+            f"volume: expected one latent of {self.config.latent_dim} numbers, found shape "
+            f"{np.shape(z)}; use run.volumes for several"
+        )
+    return self.volumes(z)[0]
+
+
+@patch(as_prop=True)
+def mean(self: Run) -> np.ndarray:
+    "The average map (D, D, D) over the particles, as it was written at the end."
+    return read_map(self.path / "mean.mrc")[0]
+
+# %% ../../nbs/training/02_run.ipynb #590d2536
 @patch(as_prop=True)
 def motion_weights(self: Run) -> np.ndarray:
     "The part of the motion that maps of the run show, by shell 0..D/2: 1 all, 0 the average."
@@ -294,23 +311,6 @@ def motion_words(self: Run) -> str:
         return f"no motion holds, {judges}: all maps are the average"
     holds = f"the motion holds to {self.motion_resolution:.1f} A, {judges}"
     return f"{holds}; finer detail is the average's"
-
-
-@patch
-def volume(self: Run, z) -> np.ndarray:
-    "The map (D, D, D) of one latent (d,). `InputError` as for `volumes`."
-    if np.ndim(z) != 1:
-        raise InputError(
-            f"volume: expected one latent of {self.config.latent_dim} numbers, found shape "
-            f"{np.shape(z)}; use run.volumes for several"
-        )
-    return self.volumes(z)[0]
-
-
-@patch(as_prop=True)
-def mean(self: Run) -> np.ndarray:
-    "The average map (D, D, D) over the particles, as it was written at the end."
-    return read_map(self.path / "mean.mrc")[0]
 
 # %% ../../nbs/training/02_run.ipynb #87750221
 def read_half_maps(folder) -> tuple[np.ndarray, np.ndarray, float]:
