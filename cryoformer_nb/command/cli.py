@@ -279,6 +279,8 @@ def _settings(a):
 
 def _describe_run(run, out) -> str:
     "How the training of a run went and what to do with it."
+    from numpy import quantile
+
     lines = []
     if len(run.history):
         last = run.history.iloc[-1].to_dict()
@@ -286,6 +288,9 @@ def _describe_run(run, out) -> str:
             f"{last['epoch']:.1f} passes in {last['seconds'] / 60:.1f} min, "
             f"loss {last['loss']:.4f}, {last['images_per_second']:.0f} images/s"
         )
+    if run.config.contrast:
+        low, high = quantile(run.contrast, [0.05, 0.95])
+        lines.append(f"contrast of 90 % of the particles: {low:.2f} to {high:.2f}")
     lines += [
         run.motion_words(),
         f"run folder: {out}",

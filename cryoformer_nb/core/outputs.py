@@ -66,7 +66,7 @@ def _stands_in(folder: Path) -> bool:
 #: Names of the files that this package writes into its folders.
 RESULTS = re.compile(
     r"particles\.(star|mrcs)|(atoms|labels|rotations|shifts_px)\.np[yz]|motion\.json"
-    r"|config\.yaml|checkpoint\.pt|latents\.npy|poses\.star|history\.csv|volumes\.csv"
+    r"|config\.yaml|checkpoint\.pt|latents\.npy|contrast\.npy|poses\.star|history\.csv|volumes\.csv"
     r"|(mean|half[12]|flexibility|logit|queries|vol_\d+|attention_(std_)?\d+)\.mrc"
     rf"|report\.html|score\.json|\.tmp-.+|{re.escape(MARKER)}"
 )

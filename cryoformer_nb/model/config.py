@@ -68,6 +68,7 @@ class Config(Network):
     start_px: float = 5.0  # px, resolution of the map the training starts from
     support_updates: int = 2  # how often the support is looked at again
     consensus_limit: int = 20000  # particles back-projected at most
+    contrast: bool = True  # of each particle, estimated with its map; off: the same for all
     poses: str = "given"  # refine: the default of --poses; encoder: the paper
     pose_angle: float = 0.9  # rad, how wrong given rotations may be when they are refined
     pose_shift_px: float = 6.0  # px, how wrong given shifts may be
@@ -260,6 +261,7 @@ _PAPER = dict(
     encoder_layers=10,
     latent_noise=0.0,
     latent_penalty=0.0,
+    contrast=False,
     domain="real",
     projector="ray",
     queries=16,

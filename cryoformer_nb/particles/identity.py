@@ -63,6 +63,7 @@ def identity(particles: Particles) -> dict:
         box=p.box,
         pixel_size=p.pixel_size,
         sign=p.sign,
+        normalised=True,
         fingerprint=fingerprint(p),
         origin=origin,
     )

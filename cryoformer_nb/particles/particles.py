@@ -109,6 +109,7 @@ class Particles:
     sign: int  # +1 if particles are bright on disk, -1 if dark
     notes: tuple  # what was assumed or detected, for the user to see
     origin: dict | None = None  # arguments of `load_particles` that give this set again
+    contrast: torch.Tensor | None = None  # (N,) of each particle, if it is known
 
     def __len__(self) -> int:
         return len(self.source)
@@ -245,8 +246,9 @@ def whitened(
 
 @patch
 def ctf_over(self: Particles, noise: torch.Tensor, rows) -> torch.Tensor:
-    "CTF (b, D, D//2+1) of the particles `rows` over the noise amplitude (D, D//2+1)."
-    return ctf(self.ctf_params[rows].to(noise.device), self.box, self.pixel_size) / noise
+    "CTF times contrast (b, D, D//2+1) of the particles `rows` over the noise (D, D//2+1)."
+    h = ctf(self.ctf_params[rows].to(noise.device), self.box, self.pixel_size) / noise
+    return h if self.contrast is None else h * self.contrast[rows].to(h)[:, None, None]
 
 # %% ../../nbs/particles/05_particles.ipynb #064b6c10
 @patch
@@ -273,6 +275,7 @@ def subset(
         rotations=self.rotations[rows],
         shifts_px=self.shifts_px[rows],
         ctf_params=self.ctf_params[rows],
+        contrast=None if self.contrast is None else self.contrast[rows],
         notes=self.notes + part,
         origin=self.origin and self.origin | dict(rows=_rows_of(self.origin, rows)),
     )

@@ -51,11 +51,12 @@ def particle_losses(
             f"losses: expected the {len(run.latents)} particles of the run, found {len(particles)}"
         )
     model, z, weights = run.model, torch.as_tensor(run.latents), half_weights(run.box)
-    R, t = (torch.as_tensor(p) for p in run.poses)
+    R, t, contrast = (torch.as_tensor(p) for p in (*run.poses, run.contrast))
     chunk = max(8, min(64, 4_000_000 // len(model.support.coords)))
     losses = []
     for rows in torch.arange(len(z)).split(chunk):
         y, h = particles.whitened(rows, model.noise)
+        h = h * contrast[rows, None, None]
         losses.append(image_loss(model.predict(z[rows], R[rows], t[rows], h), y, weights))
         if progress:
             progress(int(rows[-1] + 1) / len(z))
@@ -71,7 +72,7 @@ def reproject(
     "What the run says the images of these particles look like without noise."
     model, z = run.model, torch.as_tensor(run.latents)
     R, t = (torch.as_tensor(p)[rows] for p in run.poses)
-    h = particles.ctf_over(model.noise, rows)
+    h = particles.ctf_over(model.noise, rows) * torch.as_tensor(run.contrast)[rows, None, None]
     still, moved = model.motion(z[rows], z[evenly(len(z), 64)], R, t, h)
     shell = shell_index(run.box, 2).clamp(max=run.box // 2)
     weights = torch.as_tensor(run.motion_weights)[shell]

@@ -68,7 +68,8 @@ def check_checkpoint(state: dict) -> None:
     if not (isinstance(seen["path"], str) and seen["pixel_size"] > 0 and box % 2 == 0):
         raise ValueError(f"particles = {seen}")
     cube, poses = (box, box, box), dict(rotations=(count, 3, 3), shifts_px=(count, 2))
-    _check_tensors(state, dict(support=cube))
+    _check_tensors(state, dict(support=cube, contrast=(count,), evidence=(6,)))
+    _check_finite(dict(contrast=state["contrast"], evidence=state["evidence"]), "checkpoint")
     maps = dict(volume=cube, halves=(2, *cube), support=cube, noise=(box, box // 2 + 1))
     _check_tensors(state["average"], maps)
     _check_tensors(state["poses"], poses)
@@ -114,6 +115,8 @@ def upgraded(state: dict) -> dict:
     if "motion" not in state:
         state |= dict(motion=None, held=torch.zeros(0, dtype=torch.int64))
     particles, poses = state["particles"], state["poses"]
+    if "contrast" not in state:
+        state.update(contrast=torch.ones(particles["count"]), evidence=torch.zeros(6))
     if "rotations" in particles:
         R, t = particles.pop("rotations"), particles.pop("shifts_px")
         if state["config"]["poses"] in ("residual", "encoder"):
@@ -217,6 +220,11 @@ class Run:
         with reading(self.path / "checkpoint.pt", "poses that fit the settings of the run"):
             R, t = stored_poses(state).present()
         return R.numpy(), t.numpy()
+
+    @property
+    def contrast(self) -> np.ndarray:
+        "How strong each particle is in its image (N,), 1 on average, as far as it is known."
+        return self.checkpoint["contrast"].numpy()
 
     @cached_property
     def model(self) -> CryoFormer:

@@ -9,7 +9,7 @@ __all__ = ['BY_GRADIENT', 'REMEMBERED', 'learning_rate', 'choose_device', 'first
 # %% ../../nbs/training/01_steps.ipynb #9b12c32c
 import math
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from ..model.fourier_model import build_model
 from ..model.model import CryoFormer, blur
 from ..model.poses import make_poses, refine_batch
 from ..particles.consensus import Consensus
+from ..particles.contrast import contrast_of, evidence, prior_of, sums
 from ..particles.identity import identity
 from ..particles.masks import dilate, largest_components, sphere_mask
 from ..particles.particles import Particles, evenly, write_star
@@ -109,7 +110,9 @@ class Trainer:
         average: Consensus,  # of the particles: first map, support, noise
         snapshots: list | None = None,  # of the poses on the way here
     ):
-        self.particles = particles
+        known = torch.ones(len(particles)) if particles.contrast is None else particles.contrast
+        self.particles = replace(particles, contrast=known.clone())  # steps estimate it again
+        self.evidence = torch.zeros(6)  # of the contrasts of late, see particles.contrast
         self.identity = identity(particles)
         self.config = config
         self.average = average
@@ -216,6 +219,27 @@ def pose_price(self: Trainer, rows: Tensor, R: Tensor, t: Tensor) -> Tensor | fl
     price = pose_loss(R, self.poses.rotations[rows], t, self.poses.shifts_px[rows])
     return self.config.pose_weight * price.mean()
 
+# %% ../../nbs/training/01_steps.ipynb #3c0f5a02
+@patch
+@torch.no_grad()
+def update_contrast(
+    self: Trainer,
+    rows: Tensor,  # (b,) particles
+    predicted: Tensor,  # (b, D, D//2+1) with their contrasts as known
+    y: Tensor,  # (b, D, D//2+1)
+    weights: Tensor,  # (D, D//2+1) of the loss
+) -> Tensor:  # (b, 1, 1) what predictions are to be multiplied by
+    "Fit the contrast of the particles `rows` to their images."
+    if not self.config.contrast:
+        return torch.ones((), device=self.device)
+    known = self.particles.contrast[rows].to(self.device)
+    plain = predicted.flatten(1) / known[:, None]
+    found = evidence(plain, y.flatten(1), weights.flatten(), self.particles.box)
+    self.evidence = 0.98 * self.evidence + sums(found).cpu()
+    contrast = contrast_of(found, prior_of(self.evidence.to(self.device)))
+    self.particles.contrast[rows] = contrast.cpu()
+    return (contrast / known)[:, None, None]
+
 # %% ../../nbs/training/01_steps.ipynb #893267f7
 @patch
 def objective(self: Trainer, rows: Tensor, progress: float) -> tuple[Tensor, Tensor]:
@@ -229,7 +253,9 @@ def objective(self: Trainer, rows: Tensor, progress: float) -> tuple[Tensor, Ten
         return price, price
     z = self.model.encode(y, R.detach(), t.detach(), h)
     z, power = latent_channel(z, config.latent_noise, seeded(config.seed, self.step, 1))
-    loss = image_loss(self.model.predict(z, R, t, h), y, self.loss_weights(progress)).mean()
+    weights, predicted = self.loss_weights(progress), self.model.predict(z, R, t, h)
+    predicted = predicted * self.update_contrast(rows, predicted, y, weights)
+    loss = image_loss(predicted, y, weights).mean()
     return loss + config.latent_penalty * power + price, loss
 
 
@@ -380,7 +406,7 @@ def update_poses(self: Trainer, progress: float) -> None:
 
 # %% ../../nbs/training/01_steps.ipynb #235d9be6
 #: What a checkpoint remembers of a trainer beside its networks and the optimizer.
-REMEMBERED = ("step", "seconds", "updates", "passes", "began", "history", "snapshots")
+REMEMBERED = ("step", "seconds", "updates", "passes", "began", "history", "snapshots", "evidence")
 
 
 @patch
@@ -393,6 +419,7 @@ def save(self: Trainer, path, motion: dict | None = None) -> None:
         poses=self.poses.state_dict(),
         support=self.model.support.mask.cpu(),
         average=self.average.stored(),
+        contrast=self.particles.contrast,
         particles=self.identity,
         held=self.held,
         motion=motion,
@@ -424,6 +451,7 @@ def restore(self: Trainer, state: dict) -> None:
     self.optimizer = self.new_optimizer()
     load_moments(self.optimizer, state["optimizer"]["state"])
     self.poses.load_state_dict(state["poses"])
+    self.particles.contrast.copy_(state["contrast"])
     self.held = state["held"]
     trained = torch.ones(len(self.particles), dtype=torch.bool)
     trained[self.held] = False
@@ -488,7 +516,7 @@ def judged(
 # %% ../../nbs/training/01_steps.ipynb #02d485e3
 @patch
 def finish(self: Trainer, out: Path) -> None:
-    "Write what a run folder holds: latents.npy, mean.mrc, poses.star, history.csv, checkpoint.pt."
+    "Write latents.npy, contrast.npy, mean.mrc, poses.star, history.csv and checkpoint.pt."
     self.save(out / "checkpoint.pt")  # what follows may take minutes
     z = self.latents()
     some = torch.as_tensor(z[evenly(len(z), 64)], device=self.device)
@@ -498,9 +526,9 @@ def finish(self: Trainer, out: Path) -> None:
             f"{out}: expected finite latents and maps, found NaN or infinity: the training "
             "diverged; lower the learning rates or check images, poses and CTF"
         )
-    with atomic_path(out / "latents.npy") as name:
-        with open(name, "wb") as file:
-            np.save(file, z)
+    for name, array in dict(latents=z, contrast=self.particles.contrast.numpy()).items():
+        with atomic_path(out / f"{name}.npy") as path, open(path, "wb") as file:
+            np.save(file, array)
     write_map(out / "mean.mrc", mean, self.particles.pixel_size)
     last = self.snapshots[-1] if self.snapshots else dict(stage=None, step=None)
     ended = (last["stage"], last["step"]) == ("end", self.step)  # and was interrupted afterwards

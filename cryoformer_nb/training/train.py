@@ -25,6 +25,7 @@ from ..core.reading import reading
 from ..model.config import Config, is_number
 from ..particles.alignment import align
 from ..particles.consensus import consensus
+from ..particles.contrast import with_contrast
 from ..particles.identity import check_same
 from ..particles.particles import Particles, evenly, load_particles
 from .run import Run, read_checkpoint, stored_average
@@ -156,6 +157,9 @@ def new_trainer(
     if config.poses == "refine":
         particles, snapshots = aligned(particles, config, progress, deadline)
     average = consensus(particles, limit=config.consensus_limit)
+    if config.contrast:
+        particles = with_contrast(particles, average)[0]
+        average = consensus(particles, limit=config.consensus_limit)
     trainer = Trainer(particles, config, average, snapshots)
     trainer.make_folder(out, overwrite, before)
     return trainer
@@ -165,6 +169,11 @@ def resumed_trainer(particles: Particles, out: Path) -> Trainer:
     "The trainer of the run in `out` as it was; `InputError` for other particles."
     state = read_checkpoint(out / "checkpoint.pt")
     check_same(particles, state["particles"], f"--resume of {out}")
+    if "normalised" not in state["particles"]:
+        raise InputError(
+            f"--resume of {out}: expected a run on images without offset and scale, found one of "
+            "an earlier version, which took them as they are on disk; train again"
+        )
     with reading(out / "checkpoint.pt", "an average map that fits the settings of the run"):
         average = stored_average(state)
     trainer = Trainer(particles, Config(**state["config"]), average)

@@ -32,7 +32,7 @@ random = torch.tensor(rng.standard_normal((3, 300, 1, 1)), dtype=torch.float32)
 CASES = {
     "a constant": lambda x: x + 10,
     "offsets": lambda x: x + 10 * random[0],
-    "gradients": lambda x: x + 3 * random[0] * grid + 3 * random[1] * grid[:, None],
+    "gradients": lambda x: x + 6 * random[0] * grid + 6 * random[1] * grid[:, None],
     "scales": lambda x: x * torch.exp(0.4 * random[2]),
     "counts": lambda x: (1000 + 50 * x) * torch.exp(0.4 * random[2]),
 }

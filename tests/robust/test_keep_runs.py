@@ -170,13 +170,18 @@ def test_resume_finds_the_same_set_elsewhere(work):
     assert main([*line, "--epochs", "2"]) == 0
 
 
-def test_older_checkpoints_resume(work):
-    "They know the number, box and pixel size of their particles."
+def test_older_checkpoints_are_looked_at_but_not_resumed(capfd, work):
+    "They know less of their particles, no contrast, and saw images with offset and scale."
     state = torch.load("run/checkpoint.pt", weights_only=True)
     kept = ("path", "count", "box", "pixel_size")
     state["particles"] = {name: state["particles"][name] for name in kept}
+    del state["contrast"], state["evidence"], state["config"]["contrast"]
+    settings = Path("run/config.yaml").read_text().replace("contrast: true\n", "")
+    Path("run/config.yaml").write_text(settings)
     torch.save(state, "run/checkpoint.pt")
-    assert main([*TRAIN, "--resume", "--epochs", "2"]) == 0
+    run = Run("run")
+    assert np.isfinite(run.volume(run.latents[0])).all() and (run.contrast == 1).all()
+    refused(capfd, *TRAIN, "--resume", "--epochs", "2", says=["--resume", "earlier version"])
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
