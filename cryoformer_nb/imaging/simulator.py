@@ -24,7 +24,12 @@ from ..core.files import atomic_path, write_map, write_stack
 from ..core.outputs import check_folder, whole_folder
 from ..core.rotations import matrix_to_euler, random_rotations, rotvec_to_matrix
 from .ctf import apply_ctf, ctf
-from .density import gaussian_projection, gaussian_volume
+from cryoformer_nb.imaging.density import (
+    band_limited_projection,
+    band_limited_volume,
+    gaussian_projection,
+    gaussian_volume,
+)
 from .molecules import Molecule, load_molecule
 from .motion import describe, morph
 from cryoformer_nb.imaging.noise import (
@@ -104,7 +109,8 @@ def _projected(molecule: tuple, draw: Draw, rows, box: int, pixel_size: float, p
     centres = xyz[draw.labels[rows]] @ draw.rotations[rows].mT
     centres[..., :2] -= draw.shifts_px[rows, None] * pixel_size
     centres[..., :2] += place
-    return gaussian_projection(centres, weight, sigma, box, pixel_size)
+    draw_them = band_limited_projection if isinstance(sigma, Tensor) else gaussian_projection
+    return draw_them(centres, weight, sigma, box, pixel_size)
 
 
 def clean_images(
@@ -112,7 +118,7 @@ def clean_images(
     draw: Draw,
     box: int,
     pixel_size: float,  # A
-    sigma: float | Tensor,  # A, of all Gaussians or (g,)
+    sigma: float | Tensor,  # A, of all Gaussians, or (g,) own widths of atoms
     seen: Conditions | None = None,  # contrast, B factors and junk
 ):  # yields (b, y, x)
     "CTF-modulated, noise-free images, in chunks that need about 200 MB."
@@ -160,12 +166,10 @@ SIGMA_PX = 0.8
 
 
 def gaussian_width(molecule: Molecule, pixel_size: float) -> float | Tensor:
-    "Width of the Gaussians (A): that of the pixel, and of each (g,) if they have B factors."
-    sigma = SIGMA_PX * pixel_size
+    "Width of the Gaussians (A): what the pixel demands, or their own (g,) if they have B factors."
     if molecule.b_factor is None:
-        return sigma
-    own = torch.tensor(molecule.b_factor, dtype=torch.float64) / (8 * torch.pi**2)
-    return (sigma**2 + own).sqrt().float()
+        return SIGMA_PX * pixel_size
+    return torch.tensor(molecule.b_factor / (8 * np.pi**2), dtype=torch.float32).sqrt()
 
 
 def _within(molecule: Molecule, box: int, pixel_size: float, shift_px: float) -> None:
@@ -370,7 +374,8 @@ def _write_truth(folder: Path, molecule: Molecule, draw: Draw, box: int, pixel_s
     }
     _write_arrays(folder, arrays)
     for s in np.unique(np.linspace(0, len(xyz) - 1, 8).round().astype(int)):
-        v = gaussian_volume(torch.tensor(xyz[s]), torch.tensor(weight), sigma, box, pixel_size)
+        drawn = gaussian_volume if molecule.b_factor is None else band_limited_volume
+        v = drawn(torch.tensor(xyz[s]), torch.tensor(weight), sigma, box, pixel_size)
         write_map(folder / f"vol_{s:03d}.mrc", v, pixel_size)
 
 # %% ../../nbs/imaging/08_simulator.ipynb #v0000010

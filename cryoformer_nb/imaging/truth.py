@@ -19,7 +19,7 @@ from ..core.conventions import InputError
 from ..core.files import read_map
 from ..core.fourier import fourier_crop3
 from ..core.reading import read_array, read_arrays
-from .density import gaussian_volume
+from .density import band_limited_volume, gaussian_volume
 
 # %% ../../nbs/imaging/09_truth.ipynb #d5c2289a
 class _Atoms(NamedTuple):
@@ -152,7 +152,8 @@ def _drawn_maps(truth: Path, states: list, stored: dict) -> list:
         # sets of other programs: as in the structure file, volumes centred on the mean of all
         xyz, sigma = xyz - xyz.mean((0, 1)), 1.5
     _checked(np.array(states), len(xyz), truth)
-    return [gaussian_volume(xyz[s], weight, sigma, len(volume), pixel_size) for s in states]
+    draw = band_limited_volume if isinstance(sigma, Tensor) else gaussian_volume
+    return [draw(xyz[s], weight, sigma, len(volume), pixel_size) for s in states]
 
 
 def _read_maps(truth: Path, states: list, stored: dict) -> list:

@@ -14,11 +14,20 @@ from cryoformer_nb import score
 from cryoformer_nb.command.cli import main
 from cryoformer_nb.core.conventions import InputError
 from cryoformer_nb.core.files import read_map
+from cryoformer_nb.core.fourier import fftc3, shell_index
 from cryoformer_nb.imaging.ctf import ctf
+from cryoformer_nb.imaging.density import band_limited_volume, gaussian_volume
+from cryoformer_nb.imaging.molecules import load_molecule
 from cryoformer_nb.imaging.noise import SPECTRA, detector_and_solvent, envelope, smooth_power
 from cryoformer_nb.imaging.nuisances import LIMITS, REALISTIC, Nuisances
+from cryoformer_nb.imaging.simulator import (
+    SIGMA_PX,
+    clean_images,
+    gaussian_width,
+    noisy_images,
+    simulate,
+)
 from cryoformer_nb.imaging.simulator import _scaled as scaled
-from cryoformer_nb.imaging.simulator import clean_images, gaussian_width, noisy_images, simulate
 from cryoformer_nb.imaging.truth import (
     population_mean,
     read_junk,
@@ -199,6 +208,24 @@ def test_noise_is_that_of_a_set_made_by_another_program(shared):
     assert (S[8:] / fall[8:] / level - 1).std() < 0.06, "theirs falls with the B factor as well"
 
 
+def test_map_has_the_spectrum_of_another_program(shared):
+    "6VXX with tabulated scattering, up to the Nyquist frequency, and as wide as pixels demand."
+    theirs = torch.tensor(read_map(shared("spike_real/truth/vol_000.mrc"))[0])
+    m = load_molecule(shared("structures/6vxx.pdb"), atom_widths=True)
+    xyz, weight = (torch.tensor(a, dtype=torch.float32) for a in (m.xyz[0], m.weight))
+    ours = band_limited_volume(xyz, weight, gaussian_width(m, 4.0), 64, 4.0)
+    wide = gaussian_volume(xyz, weight, SIGMA_PX * 4.0, 64, 4.0)
+    shell = shell_index(64, 3)
+    powers = [
+        torch.stack([fftc3(v).abs()[shell == k].square().mean() for k in range(1, 32)])
+        for v in (theirs, ours, wide)
+    ]
+    theirs, ours, wide = (power / power[4] for power in powers)
+    assert ((ours / theirs)[:20] - 1).abs().max() < 0.25
+    assert (ours / theirs).max() < 2.5
+    assert (wide / theirs)[18] < 0.3 and (wide / theirs)[30] < 0.03
+
+
 def test_truth_with_maps_and_no_atoms(shared):
     truth = shared("spike_real/truth/labels.npy").parent
     few, junk, states = with_maps(truth), read_junk(truth), read_states(truth)
@@ -226,7 +253,7 @@ def test_motion_with_scattering_and_widths(tmp_path, fixtures):
     assert main(["simulate", str(tmp_path / "b"), "--realistic", "--no-atom-widths", *made]) == 0
     with np.load(tmp_path / "a/truth/atoms.npz") as a, np.load(tmp_path / "b/truth/atoms.npz") as b:
         assert a["sigma"].shape == a["weight"].shape and b["sigma"].shape == ()
-        assert (a["sigma"] > b["sigma"]).all(), "the atom's width comes on top of the pixel's"
+        assert (a["sigma"] < b["sigma"]).all(), "atoms are narrower than pixels"
         assert np.array_equal(a["xyz"], b["xyz"])
     labels = np.load(tmp_path / "a/truth/labels.npy")
     stored, _ = read_map(tmp_path / "a/truth/vol_001.mrc")
