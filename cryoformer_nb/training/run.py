@@ -76,6 +76,10 @@ def check_checkpoint(state: dict) -> None:
     held = state["held"]
     if held.dtype != torch.int64 or held.ndim != 1 or not ((0 <= held) & (held < count)).all():
         raise ValueError(f"held = {held.dtype} {tuple(held.shape)}")
+    if state["best"] is not None:
+        _check_tensors(state, dict(best=(len(held),)))
+    if state["settling"] is not None:
+        _check_numbers(dict(zip(("step", "progress"), state["settling"])), ("step", "progress"))
     if state["motion"] is not None:
         _check_tensors(state["motion"], dict(mean=cube, weights=(box // 2 + 1,)))
         _check_numbers(state["motion"], ("held_out",))
@@ -84,7 +88,7 @@ def check_checkpoint(state: dict) -> None:
     for part in ("average", "poses", "model", "optimizer"):
         _check_finite(state[part], part)
     state["config"] = asdict(Config(**state["config"]))
-    _check_numbers(state, ("step", "seconds", "updates", "passes"))
+    _check_numbers(state, ("step", "seconds", "updates", "passes", "worse"))
     if state["began"] is not None:
         _check_numbers(state, ("began",))
     for line in state["history"]:
@@ -114,6 +118,7 @@ def upgraded(state: dict) -> dict:
     """
     if "motion" not in state:
         state |= dict(motion=None, held=torch.zeros(0, dtype=torch.int64))
+        state |= dict(best=None, worse=0, settling=None)
     particles, poses = state["particles"], state["poses"]
     if "contrast" not in state:
         state.update(contrast=torch.ones(particles["count"]), evidence=torch.zeros(6))

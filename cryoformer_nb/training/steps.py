@@ -128,6 +128,9 @@ class Trainer:
         self.step = 0  # steps taken
         self.updates = 0  # of the support
         self.passes = 0  # of Newton's method over all poses
+        self.best = None  # losses (h,) of those held out, when they were lowest
+        self.worse = 0  # looks in a row at which they had risen
+        self.settling = None  # (step, progress) when they had risen for good
         self.losses = []  # of the steps since the last line of the history
         self.history = []
         self.snapshots = list(snapshots or [])
@@ -312,6 +315,34 @@ def record(self: Trainer, seconds: float, where) -> dict:
     self.history.append(row)
     return row
 
+# %% ../../nbs/training/01_steps.ipynb #4425dd0f
+@patch
+@torch.no_grad()
+def held_losses(self: Trainer) -> Tensor:
+    "The image losses (h,) of the particles that were held out, under their own latents."
+    found = []
+    for rows in self.held.split(self.chunk):
+        y, R, t, h = self.batch(rows)
+        predicted = self.model.predict(self.model.encode(y, R, t, h), R, t, h)
+        found.append(image_loss(predicted, y, self.weights))
+    return torch.cat(found).cpu()
+
+
+@patch
+def watch(self: Trainer, progress: float) -> None:
+    "After a pass, look whether training still helps those held out; if not for long, settle."
+    if self.settling or not len(self.held) or self.config.poses in BY_GRADIENT:
+        return
+    now = self.held_losses()
+    if self.best is None or now.mean() < self.best.mean():
+        self.best, self.worse = now, 0
+        return
+    rise = now - self.best
+    risen = rise.mean() > rise.std() / len(rise) ** 0.5
+    self.worse = self.worse + 1 if risen else 0
+    if self.worse == 3:
+        self.settling = (self.step, progress)
+
 # %% ../../nbs/training/01_steps.ipynb #b145f125
 @torch.no_grad()
 def filled_support(
@@ -406,7 +437,10 @@ def update_poses(self: Trainer, progress: float) -> None:
 
 # %% ../../nbs/training/01_steps.ipynb #235d9be6
 #: What a checkpoint remembers of a trainer beside its networks and the optimizer.
-REMEMBERED = ("step", "seconds", "updates", "passes", "began", "history", "snapshots", "evidence")
+REMEMBERED = (
+    *("step", "seconds", "updates", "passes", "began", "history", "snapshots", "evidence"),
+    *("best", "worse", "settling"),
+)
 
 
 @patch

@@ -44,16 +44,22 @@ def seconds_an_image(trainer: Trainer) -> float:
 
 @dataclass(frozen=True)
 class Clock:
-    "How far a run is: by steps, or by wall time."
+    "How far a run is: by steps, or by wall time; sooner at its end when it settles."
 
     steps: int | None = None  # of the whole run
     end: float | None = None  # seconds of the run when the last step must be done
+    settle: float = 0.25  # of the steps until a run settled are left to it
 
     def progress(self, trainer: Trainer) -> float:
         "0 at the first step, 1 when training must end."
         if self.steps:
-            return trainer.step / self.steps
-        return (trainer.now() - trainer.began) / max(self.end - trainer.began, 1e-9)
+            share = trainer.step / self.steps
+        else:
+            share = (trainer.now() - trainer.began) / max(self.end - trainer.began, 1e-9)
+        if not trainer.settling:
+            return share
+        step, then = trainer.settling
+        return max(share, then + (1 - then) * (trainer.step - step) / (self.settle * step))
 
 
 def set_clock(trainer: Trainer, minutes: float | None, epochs: float | None) -> Clock:
@@ -88,6 +94,8 @@ def fit(
             row = None
             with uninterrupted():
                 trainer.advance(progress)
+                if trainer.step % trainer.steps_per_epoch == 0:
+                    trainer.watch(progress)
                 if trainer.step % every == 0:
                     row = trainer.record(time.perf_counter() - line, out)
 
