@@ -324,10 +324,11 @@ def held_losses(self: Trainer) -> Tensor:
     for rows in self.held.split(self.chunk):
         y, R, t, h = self.batch(rows)
         predicted = self.model.predict(self.model.encode(y, R, t, h), R, t, h)
+        predicted = predicted * self.update_contrast(rows, predicted, y, self.weights)
         found.append(image_loss(predicted, y, self.weights))
     return torch.cat(found).cpu()
 
-
+# %% ../../nbs/training/01_steps.ipynb #c086fe26
 @patch
 def watch(self: Trainer, progress: float) -> None:
     "After a pass, look whether training still helps those held out; if not for long, settle."
