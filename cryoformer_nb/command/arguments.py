@@ -337,7 +337,8 @@ _BENCHMARK = options(
 what              scores after a given time; milliseconds of each part of a step; peak memory of a
                   training process; the paper's Table 1 (simulated sets), 2 (pose refinement) and 3
                   (ablation); the way from the paper's network to ours, one change a row (path);
-                  whether the number of queries matters (partition); latent R2 by number of images
+                  whether the number of queries matters (partition); what each thing that real
+                  sets do costs (nuisances); latent R2 by number of images
                   and SNR, beside its limit (curve)
 --small           | a table at a size for two cores: about a quarter of an hour (default)
 --full            | a table at the paper's size: hours on a GPU
@@ -346,7 +347,7 @@ what              scores after a given time; milliseconds of each part of a step
                   molecule will do (default: a stand-in, at the small size)
 --to 7W73.cif     second structure of the pedv set
 --seed K          seed of everything random in a table (default %(default)s)
---seeds S         trainings a row of ablation, path and partition (default %(default)s)
+--seeds S         trainings a row of ablation, path, partition and nuisances (default %(default)s)
 --particles STAR  star file of a simulated set (default: the arm preset, made for the occasion)
 -n N              number of particles of a set (default 4000; a table has its own, a curve several)
 --box D           box of a set in pixels (default 64; a table has its own)
@@ -357,7 +358,7 @@ what              scores after a given time; milliseconds of each part of a step
     what=dict(
         choices=(
             *("quality", "cost", "memory"),
-            *("table1", "table2", "ablation", "path", "partition", "curve"),
+            *("table1", "table2", "ablation", "path", "partition", "nuisances", "curve"),
         )
     ),
     **{"from": dict(dest="start")},

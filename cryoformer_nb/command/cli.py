@@ -460,6 +460,7 @@ def _table(a) -> str:
     "A table of the paper, regenerated, as Markdown; its progress goes to standard error."
     from cryoformer_nb.bench.ablation import STUDIES, ablation
     from cryoformer_nb.bench.limits import curve
+    from cryoformer_nb.bench.nuisances import nuisance_table
     from cryoformer_nb.bench.tables import check_table, table1, table2
     from cryoformer_nb.model.config import Config
 
@@ -479,6 +480,8 @@ def _table(a) -> str:
         own |= {key: value for key, value in given.items() if value}
         return curve(size, a.out, (a.start, a.end), **own)[1]
     own |= {key: value for key, value in dict(n=a.n, box=a.box).items() if value}
+    if a.what == "nuisances":
+        return nuisance_table(size, a.out, a.seeds, **own)[1]
     if a.what in STUDIES:
         return ablation(a.what, size, a.out, a.seeds, **own)[1]
     if a.minutes:

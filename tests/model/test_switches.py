@@ -400,6 +400,26 @@ def test_the_ablation_of_the_command_line(monkeypatch, tmp_path, capfd):
     assert "| full model |" in (tmp_path / "ablation.md").read_text()
 
 
+def test_the_nuisances_of_the_command_line(monkeypatch, tmp_path, capfd):
+    "The command passes its options on; the table itself is made in bench/04_nuisances."
+    import cryoformer_nb.bench.nuisances as module
+
+    real, asked = module.nuisance_table, {}
+
+    def tiny(size, out, seeds, config, show, **changed):
+        asked.update(seeds=seeds, **changed)
+        config, some = replace(TINY, seed=config.seed), {"clean": module.CONDITIONS["clean"]}
+        return real(size, out, seeds, config, show, some, n=60, box=24, epochs=1)
+
+    monkeypatch.setattr(module, "nuisance_table", tiny)
+    options = ["--seeds", "2", "--seed", "5", "-n", "99", "--out", str(tmp_path)]
+    assert main(["benchmark", "nuisances", *options]) == 0
+    assert "| clean |" in capfd.readouterr().out
+    assert asked == dict(seeds=2, n=99)
+    (row,) = json.loads((tmp_path / "nuisances.json").read_text())["rows"]
+    assert [run["seed"] for run in row["runs"]] == [5, 6]
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_the_full_ablation_asks_for_a_gpu(capfd):
     assert main(["benchmark", "ablation", "--full"]) == 2
