@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from cryoformer_nb.core.files import write_stack
+from cryoformer_nb.core.fourier import irfft2c, rfft2c, shell_index
 from cryoformer_nb.imaging.simulator import simulate
 from cryoformer_nb.particles.consensus import consensus
 from cryoformer_nb.particles.particles import load_particles
@@ -47,6 +48,25 @@ def test_images_come_as_they_are(clean, tmp_path, case):
     expected, found = consensus(clean), consensus(other)
     assert torch.allclose(found.noise, expected.noise, rtol=1e-3)
     assert torch.allclose(found.volume, expected.volume, atol=1e-3 * expected.volume.max())
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("case", ["as they are", "high-passed", "of mean zero"])
+def test_contrast_is_what_reconstructs(clean, tmp_path, case, sign):
+    "Without low frequencies no mean tells; the third moment of the average map does."
+    images = clean.images(slice(None))
+    if case == "high-passed":
+        images = irfft2c(torch.where(shell_index(32, 2) > 2, rfft2c(images), 0))
+    if case == "of mean zero":
+        images = images - images.mean((1, 2), keepdim=True)
+    found = changed(clean, tmp_path / "set", 7 + sign * images)
+    assert found.sign == sign and "third moment" in found.notes[0]
+
+
+@pytest.mark.parametrize("name", ["real/apoferritin", "spike_real/particles.star"])
+def test_contrast_of_foreign_sets(shared, name):
+    "A hollow shell in real images, whose centres are darker than their rims; a spike in noise."
+    assert load_particles(shared(name)).sign == 1
 
 
 def test_masked_corners_are_no_background(clean, tmp_path):

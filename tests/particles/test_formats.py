@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from cryoformer_nb import InputError, load_particles
-from cryoformer_nb.core.files import read_map
+from cryoformer_nb.core.files import read_map, write_stack
 from cryoformer_nb.imaging.ctf import ctf
 from cryoformer_nb.imaging.projector import project
 from cryoformer_nb.imaging.simulator import form_images
 from cryoformer_nb.particles.consensus import consensus
-from cryoformer_nb.particles.particles import detect_sign, write_star
+from cryoformer_nb.particles.particles import write_star
 
 SETS = {
     "RELION 3.0": "relion30.star",
@@ -180,11 +180,14 @@ def test_what_is_left_is_white_noise_of_the_stated_size(fixtures, star, generato
     assert low == pytest.approx(high, rel=0.25)
 
 
-def test_contrast_follows_the_data(star):
-    arguments = star.ctf_params, star.shifts_px, star.pixel_size
-    images = star.images(slice(None))
-    assert detect_sign(images, *arguments)[0] == 1
-    assert detect_sign(5 - 3 * images, *arguments)[0] == -1
+def test_contrast_follows_the_data(fixtures, tmp_path, star):
+    "Twelve images are enough."
+    assert "bright (third moment" in star.notes[0]
+    shutil.copy(fixtures / "relion31.star", tmp_path)
+    dark = 5 - 3 * star.images(slice(None))
+    write_stack(tmp_path / "particles.mrcs", dark.numpy(), star.pixel_size)
+    found = load_particles(tmp_path / "relion31.star")
+    assert found.sign == -1 and "dark, inverted (third moment" in found.notes[0]
 
 
 def test_a_smaller_box(fixtures, star):

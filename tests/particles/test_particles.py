@@ -19,12 +19,13 @@ from cryoformer_nb.core.conventions import InputError
 from cryoformer_nb.core.files import write_map, write_stack
 from cryoformer_nb.core.fsc import fsc
 from cryoformer_nb.core.rotations import euler_to_matrix, random_rotations
+from cryoformer_nb.imaging.backprojection import detect_sign
 from cryoformer_nb.imaging.projector import project
 from cryoformer_nb.imaging.simulator import simulate
 from cryoformer_nb.particles.consensus import back_project, wiener
 from cryoformer_nb.particles.cryodrgn import read_pose_pickle, write_pickles
 from cryoformer_nb.particles.cryosparc import read_cs, write_cs
-from cryoformer_nb.particles.particles import detect_sign, load_particles, write_star
+from cryoformer_nb.particles.particles import load_particles, write_star
 from cryoformer_nb.particles.table import ANGLES
 
 
@@ -456,9 +457,10 @@ def test_contrast_needs_few_images_and_follows_the_data(shared):
     particles = load_particles(shared("adk/particles.star"))
     for start in range(0, 4000, 500):
         rows = np.arange(start, start + 50)
-        arguments = particles.ctf_params[rows], particles.shifts_px[rows], particles.pixel_size
-        assert detect_sign(particles.images(rows), *arguments)[0] == 1
-        assert detect_sign(5 - 3 * particles.images(rows), *arguments)[0] == -1
+        y, h = particles.whitened(rows, torch.ones(()))
+        poses = particles.rotations[rows], particles.shifts_px[rows]
+        assert detect_sign(y, h, *poses)[0] == 1
+        assert detect_sign(-y, h, *poses)[0] == -1
 
 
 # ---------------------------------------------------------------- round trips
