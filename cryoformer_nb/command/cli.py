@@ -291,6 +291,11 @@ def _describe_run(run, out) -> str:
     if run.config.contrast:
         low, high = quantile(run.contrast, [0.05, 0.95])
         lines.append(f"contrast of 90 % of the particles: {low:.2f} to {high:.2f}")
+    if settling := run.checkpoint["settling"]:
+        when = settling[0] * last["epoch"] / last["step"]
+        lines.append(
+            f"settled early: from about pass {when:.0f} on, images held out were predicted worse"
+        )
     lines += [
         run.motion_words(),
         f"run folder: {out}",
