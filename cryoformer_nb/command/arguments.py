@@ -131,8 +131,9 @@ particles          RELION .star file, cryoSPARC .cs file, cryoDRGN folder, or an
 --config FILE      YAML file of settings, such as the config.yaml of another run, or the name of a
                    preset: paper (the values of the CryoFormer paper); --set changes it
 --seed K           seed of everything random (default 0)
---poses            given: as in the file (default); refine: align coarse to fine, then Newton steps
-                   in training; table, residual, encoder (the paper): learnt by gradients
+--poses            given: as in the file (default); refine: nearly right ones, improved where data
+                   prove it, before and in training; search: looked for far away too; table,
+                   residual, encoder (the paper): learnt by gradients
 --half-sets        also train on two independent halves, for half1.mrc, half2.mrc and their FSC;
                    the time is shared: half, a quarter, a quarter
 --resume           continue the run in RUN with its settings
@@ -143,7 +144,7 @@ particles          RELION .star file, cryoSPARC .cs file, cryoDRGN folder, or an
         epochs=dict(type=positive),
         set=dict(nargs="+", action="extend", default=[]),
         seed=dict(type=int),
-        poses=dict(choices=("given", "refine", "table", "residual", "encoder")),
+        poses=dict(choices=("given", "refine", "search", "table", "residual", "encoder")),
     ),
 ]
 

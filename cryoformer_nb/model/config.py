@@ -69,10 +69,12 @@ class Config(Network):
     support_updates: int = 2  # how often the support is looked at again
     consensus_limit: int = 20000  # particles back-projected at most
     contrast: bool = True  # of each particle, estimated with its map; off: the same for all
-    poses: str = "given"  # refine: the default of --poses; encoder: the paper
-    pose_angle: float = 0.9  # rad, how wrong given rotations may be when they are refined
-    pose_shift_px: float = 6.0  # px, how wrong given shifts may be
-    pose_updates: int = 6  # Newton passes over all particles during training (refine)
+    poses: str = "given"  # refine: near the given ones; search: far too; encoder: the paper
+    pose_sigma: float = 0.0  # rad a component, how far given rotations are off; 0: estimated
+    pose_sigma_px: float = 0.0  # px a component, how far given shifts are off; 0: estimated
+    pose_angle: float = 0.9  # rad, how far a search looks
+    pose_shift_px: float = 6.0  # px, how far a search looks
+    pose_updates: int = 3  # passes over all poses during training (refine, search)
     pose_weight: float = 0.03  # of L_pose (Eq. 2) beside the image loss (residual, encoder)
     pose_phase: float = 0.15  # part of the run on L_pose alone (encoder)
     lr_pose: float = 2e-3  # rad a step of the table
@@ -96,7 +98,7 @@ CHOICES = dict(
     interpolation=("trilinear", "nearest"),
     base=("consensus", "empty", "off"),
     backend=("auto", "torch", "tcnn"),
-    poses=("given", "refine", "table", "residual", "encoder"),
+    poses=("given", "refine", "search", "table", "residual", "encoder"),
 )
 
 #: The lowest and the highest value of a number.
@@ -130,6 +132,8 @@ RANGES = dict(
     start_px=(2, 1000),
     support_updates=(0, 1000),
     consensus_limit=(2, 1e9),
+    pose_sigma=(0, math.pi),
+    pose_sigma_px=(0, 1000),
     pose_angle=(0, math.pi),
     pose_shift_px=(0, 1000),
     pose_updates=(0, 50),
@@ -187,9 +191,9 @@ def check_config(config: Config) -> None:
             "config: expected base=consensus with domain=fourier, whose transform is that of the "
             f"average map times what is learnt, found base={c.base}"
         )
-    if c.poses == "refine" and c.projector != "splat":
+    if c.poses in ("refine", "search") and c.projector != "splat":
         raise InputError(
-            "config: expected projector=splat with poses=refine, whose Newton steps are made of "
+            f"config: expected projector=splat with poses={c.poses}, whose passes are made of "
             f"splats, found projector={c.projector}; or take poses=table"
         )
     if c.channels % c.heads:

@@ -225,10 +225,13 @@ def march(angle: float, shift_px: float, box: int, searches: int = 7, polishes: 
     return rounds + [Round(shell, 0.0, 0.0) for shell in shells]
 
 # %% ../../nbs/particles/08_alignment.ipynb #cf990ffb
-def trust(views: Views, table: Tensor, R: Tensor, t: Tensor) -> Tensor:
-    "Factor (k,) on coefficients: 1 over the rms residual of their shell, at most 1."
-    residual = (views.y - prediction(views, table, R, t)[0]).abs().square().mean(0) / views.box**2
-    shell = views.k.norm(dim=-1).round().long()
+def trust(
+    residuals: Tensor,  # (n, k) complex, of some images
+    k: Tensor,  # (k, 3) units of 1/D
+    box: int,
+) -> Tensor:  # (k,)
+    "Factor on coefficients: 1 over the rms residual of their shell, at most 1."
+    residual, shell = residuals.abs().square().mean(0) / box**2, k.norm(dim=-1).round().long()
     total = torch.zeros(int(shell.max()) + 1, device=shell.device).index_add_(0, shell, residual)
     return (total / torch.bincount(shell).clamp(min=1))[shell].clamp(min=1).rsqrt()
 
@@ -245,7 +248,9 @@ def refine_once(
     turns, moves = search_grids(round_, particles.box)
     R, t = particles.rotations.clone(), particles.shifts_px.clone()
     sample = evenly(len(particles), 500)
-    factor = trust(read_views(particles, sample, noise, shell), table, R[sample], t[sample])
+    views = read_views(particles, sample, noise, shell)
+    missed = views.y - prediction(views, table, R[sample], t[sample])[0]
+    factor = trust(missed, views.k, views.box)
     for rows in torch.arange(len(particles)).split(256):
         views = read_views(particles, rows, noise, shell)
         views = views._replace(y=views.y * factor, h=views.h * factor)

@@ -43,7 +43,7 @@ SWITCHES = dict(
     readout=("dot", "ffn"),
     interpolation=("trilinear", "nearest"),
     encoder=("canonical", "image"),
-    poses=("given", "refine", "table", "residual", "encoder"),
+    poses=("given", "refine", "search", "table", "residual", "encoder"),
 )
 
 
@@ -139,7 +139,7 @@ def test_every_way_to_treat_poses_trains_a_step(tiny, poses):
         deformation_blocks=(True, False),
         poses=(poses,),
     )
-    assert len(accepted) == (4 if poses == "refine" else 16)
+    assert len(accepted) == (4 if poses in ("refine", "search") else 16)
     for config in accepted:
         check_step(tiny, config)
 
@@ -150,10 +150,10 @@ def test_what_is_refused_of_the_product():
     allowed = [
         (d, p, r)
         for d, p, r in product(SWITCHES["domain"], SWITCHES["projector"], SWITCHES["poses"])
-        if (d == "real" or p == "slice") and (r != "refine" or p == "splat")
+        if (d == "real" or p == "slice") and (r not in ("refine", "search") or p == "splat")
     ]
     assert len(accepted) == 64 * len(allowed)
-    assert refused == 64 * (30 - len(allowed))
+    assert refused == 64 * (36 - len(allowed))
 
 
 @pytest.mark.parametrize(
