@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['latent_r2', 'coordinates_r2', 'PoseError', 'common_rotation', 'after_displacement', 'pose_error', 'per_particle_fsc',
-           'mean_fsc', 'moving_parts', 'latent_scores', 'pose_scores', 'score']
+           'mean_fsc', 'moving_parts', 'latent_scores', 'pose_scores', 'contrast_scores', 'score']
 
 # %% ../../nbs/analysis/02_metrics.ipynb #dfe7f75a
 from pathlib import Path
@@ -20,9 +20,11 @@ from cryoformer_nb.analysis.flexibility import (
     flexibility_auc,
     has_regions,
     query_deviation,
+    roc_auc,
 )
 from ..core.conventions import InputError
 from ..core.fsc import fsc_curves
+from ..core.reading import read_array
 from ..core.rotations import geodesic_angle
 from cryoformer_nb.imaging.truth import (
     maps_at_once,
@@ -238,6 +240,30 @@ def pose_scores(run, truth_dir) -> dict:
         R, t, given = R[good], t[good], [part[good] for part in given]
     return pose_error(R, given[0], t, given[1]).summary()
 
+
+def contrast_scores(run, truth_dir) -> dict:
+    """How well the run's contrasts tell the true ones (correlation) and the junk (area under ROC).
+
+    Empty if the run estimates none; only what the truth knows and what varies in it.
+    """
+    given, junk = getattr(run, "contrast", None), read_junk(truth_dir)
+    if given is None or len(given) != len(junk) or np.ptp(given) == 0:
+        return {}
+    given, found = np.asarray(given), {}
+    if junk.any():
+        found["junk_auc"] = roc_auc(-given, junk)
+    path = Path(truth_dir) / "contrast.npy"
+    if path.exists():
+        true = read_array(path, "the true contrast of each particle")
+        if true.shape != junk.shape or true.dtype.kind != "f" or not np.isfinite(true).all():
+            raise InputError(
+                f"{path}: expected finite contrasts ({len(junk)},), found {true.dtype} "
+                f"{true.shape}; simulate the set again"
+            )
+        if np.ptp(true[~junk]) > 0:
+            found["contrast_correlation"] = float(np.corrcoef(given[~junk], true[~junk])[0, 1])
+    return found
+
 # %% ../../nbs/analysis/02_metrics.ipynb #11c846cd
 def score(
     run,  # .latents (N, d), .box, .volumes(zs) -> (k, D, D, D); optional .mean and .poses
@@ -250,7 +276,8 @@ def score(
     latent_r2, mean_fsc, the ceiling of one map on the same particles, their curves, how well the
     moving voxels are found, and, if the run has them, the FSC of its mean and its pose errors.
     Of a set with several coordinates latent_r2 is the average, and coordinates_r2 has each.
-    Junk is left out of everything; `good` and `junk` count the images.
+    Junk is left out of everything; `good` and `junk` count the images, and where there is some,
+    junk_auc says how well low contrasts tell it; contrast_correlation is with the true contrasts.
     """
     labels, latents = read_coordinates(truth_dir), np.asarray(run.latents)
     if len(labels) != len(latents):
@@ -291,4 +318,4 @@ def score(
     )
     if mean:
         result["mean_map_fsc"] = float(mean_fsc(mean[0]).mean())
-    return result | pose_scores(run, truth_dir)
+    return result | pose_scores(run, truth_dir) | contrast_scores(run, truth_dir)

@@ -56,6 +56,7 @@ NUISANCE_COLUMNS = {
     "ceiling": "one true map",
     "rotation_text": "rotations off by (rad)",
     "shift_text": "shifts off by (px)",
+    "junk_auc": "junk told by low contrast (AUC)",
 }
 
 # %% ../../nbs/bench/04_nuisances.ipynb #b0000008
@@ -74,6 +75,7 @@ class NuisanceRow:
     rotation_text: str
     shift_text: str
     runs: list  # of dicts
+    junk_auc: float | None = None  # of a low contrast; None without junk
 
 
 FIGURES = ("latent_r2", "mean_fsc", "ceiling", "rotation_median", "shift_median")
@@ -96,7 +98,9 @@ def nuisance_row(
             star = simulate(Path(folder) / "set", preset, size.n, size.box, **made)
             options = dict(epochs=size.epochs, config=replace(config, seed=seed), progress=False)
             found = score(train(star, Path(folder) / "run", **options), star.parent / "truth")
-            runs.append({"seed": seed} | {name: found[name] for name in FIGURES})
+            runs.append(
+                {"seed": seed} | {k: found[k] for k in (*FIGURES, "junk_auc") if k in found}
+            )
     columns = {name: [run[name] for run in runs] for name in FIGURES}
     means = {name: float(np.mean(values)) for name, values in columns.items()}
     return NuisanceRow(
@@ -107,6 +111,9 @@ def nuisance_row(
         rotation_text=spread(columns["rotation_median"]),
         shift_text=spread(columns["shift_median"]),
         runs=runs,
+        junk_auc=float(np.mean([run["junk_auc"] for run in runs]))
+        if "junk_auc" in runs[0]
+        else None,
     )
 
 # %% ../../nbs/bench/04_nuisances.ipynb #b0000009

@@ -422,6 +422,11 @@ def _describe_score(s: dict) -> str:
             f"poses      {s['rotation_median']:.3f} rad and {s['shift_median']:.2f} px median "
             f"error, mean squares {s['rotation_mean_square']:.3f} and {s['shift_mean_square']:.2f}"
         )
+    if "contrast_correlation" in s:
+        lines.append(f"contrast   {s['contrast_correlation']:.3f}   correlation with the true one")
+    if "junk_auc" in s:
+        told = "area under the ROC curve of a low contrast against"
+        lines.append(f"junk       {s['junk_auc']:.3f}   {told} {s['junk']} images that are junk")
     return "\n".join(lines)
 
 
