@@ -58,6 +58,7 @@ class Config(Network):
     "Settings of a run; `InputError` for values out of range. Lengths in px of the box trained on."
 
     seed: int = 0  # of the weights, the order of the particles and the latent's noise
+    latent_start: str = "linear"  # what a linear model sees of the motion; random: nothing
     latent_noise: float = 1.0  # standard deviation of the latent's channel
     latent_penalty: float = 1e-4  # price of the latent's power
     batch: int = 32  # images a step
@@ -98,6 +99,7 @@ CHOICES = dict(
     interpolation=("trilinear", "nearest"),
     base=("consensus", "empty", "off"),
     backend=("auto", "torch", "tcnn"),
+    latent_start=("linear", "random"),
     poses=("given", "refine", "search", "table", "residual", "encoder"),
 )
 
@@ -263,6 +265,7 @@ _PAPER = dict(
     encoder="image",
     encoder_width=128,
     encoder_layers=10,
+    latent_start="random",
     latent_noise=0.0,
     latent_penalty=0.0,
     contrast=False,

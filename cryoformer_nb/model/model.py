@@ -20,9 +20,10 @@ from cryoformer_nb.imaging.projector import (
     splat,
     splat_kernel,
 )
-from .encoders import make_encoder, mlp
+from .encoders import LinearLatent, make_encoder, mlp
 from .hash_volume import HashGrid, fixed_encoding
 from .transformer import in_parts, make_decoder, partition, pooling
+from ..particles.linear import FIXED, LinearModel
 
 # %% ../../nbs/model/04_model.ipynb #2f403316
 def gaussian_transform(width_px, squared_frequency: Tensor) -> Tensor:
@@ -109,6 +110,7 @@ class CryoFormer(nn.Module):
         self.field = mlp([self.grid.width, c.hidden, self.outputs * (1 + c.channels)])
         self.transformer, self.readout = make_decoder(c, self.outputs)
         self.encoder = make_encoder(c, box, coords)
+        self.linear = None  # a first term of the latent, from `start_latent`
         self.begin(mask, start)
 
     def finest(self, coords: Tensor) -> int:
@@ -302,7 +304,32 @@ def residuals(
 @patch
 def encode(self: CryoFormer, y: Tensor, rotations: Tensor, shifts_px: Tensor, h: Tensor) -> Tensor:
     "Latents (b, d) of the same."
-    return self.encoder(self.residuals(y, rotations, shifts_px, h), rotations, shifts_px)
+    z = self.encoder(self.residuals(y, rotations, shifts_px, h), rotations, shifts_px)
+    return z if self.linear is None else z + self.linear(y, rotations, shifts_px, h)
+
+
+@patch
+def start_latent(self: CryoFormer, linear: LinearModel) -> None:
+    "Begin with the latent that a linear model sees; the encoder's own starts at zero."
+    self.linear = LinearLatent(linear, self.config.latent_dim).to(self.noise.device)
+    with torch.no_grad():
+        for parameter in self.encoder.net[-1].parameters():
+            parameter.zero_()
+
+
+@patch
+def load_weights(self: CryoFormer, stored: dict) -> None:
+    """Take over a `state_dict`, the linear start of the latent included if it has one.
+
+    `ValueError` if its parts do not fit together.
+    """
+    parts = [stored.get(f"linear.{name}") for name in ("mean", "maps", "variance")]
+    if parts[1] is not None:
+        mean, maps, variance = parts
+        if maps.shape[1:] != mean.shape or variance.shape != (len(maps) + FIXED,):
+            raise ValueError(f"linear maps {maps.shape}, mean {mean.shape}, {variance.shape}")
+        self.start_latent(LinearModel(mean, maps, variance, 0))
+    self.load_state_dict(stored)
 
 # %% ../../nbs/model/04_model.ipynb #0cf6f399
 @patch

@@ -303,9 +303,14 @@ def held_out_gain(images: LowImages, model: LinearModel) -> Tensor:  # (N, m)
     return torch.stack(found, 1).diff(dim=1)
 
 
-def supported(gain: Tensor, errors: float = 3.0) -> int:
-    "How many of the first maps are worth having: the gain (N, m) is `errors` standard errors."
-    certain = gain.mean(0) > errors * gain.std(0) / len(gain) ** 0.5
+def supported(
+    gain: Tensor,  # (N, m) from `held_out_gain`
+    least: float = 0.003,  # an image; a map that adds less tells nothing of a single one
+    errors: float = 3.0,  # standard errors that the gain must be
+) -> int:
+    "How many of the first maps are worth having."
+    mean = gain.mean(0)
+    certain = (mean > errors * gain.std(0) / len(gain) ** 0.5) & (mean > least)
     return int(certain.int().cumprod(0).sum())
 
 
@@ -313,12 +318,14 @@ def linear_model(
     particles: Particles,
     average: Consensus,  # of the particles
     most: int,  # maps
+    rows: np.ndarray | None = None,  # (k,) particles to learn from; default: all
     shell: int = 10,
     limit: int = 10000,  # particles used at most, evenly spaced
     seed: int = 0,
 ) -> LinearModel:
     "The linear model of a set with as many maps as the half sets agree on, which may be none."
-    rows = evenly(len(particles), limit)
+    rows = np.arange(len(particles)) if rows is None else np.asarray(rows)
+    rows = rows[evenly(len(rows), limit)]
     first = np.isin(rows, particles.half_rows(strict=False)[0])
     halves = [LowImages(particles, average, part, shell) for part in (rows[first], rows[~first])]
     models = [fit_linear(half, most, seed=seed)[0] for half in halves]

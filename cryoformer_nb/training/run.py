@@ -140,7 +140,7 @@ def stored_model(state: dict) -> CryoFormer:
     average, config = stored_average(state), Config(**state["config"])
     model = build_model(config, average.support, average.volume, average.noise, 0.0)
     model.set_support(state["support"])
-    model.load_state_dict(state["model"])
+    model.load_weights(state["model"])
     return model
 
 

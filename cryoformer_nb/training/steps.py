@@ -32,6 +32,7 @@ from ..model.poses import make_poses, own_evidence
 from ..particles.consensus import Consensus, with_halves
 from ..particles.contrast import contrast_of, evidence, prior_of, sums
 from ..particles.identity import identity
+from ..particles.linear import linear_model
 from ..particles.masks import dilate, largest_components, sphere_mask
 from ..particles.particles import Particles, evenly, write_star
 from cryoformer_nb.particles.posterior import (
@@ -177,6 +178,18 @@ def calibrate(self: Trainer) -> None:
     "Show the encoder a sample of what it will see."
     y, R, t, h = self.batch(evenly(len(self.particles), self.chunk))
     self.model.encoder.calibrate(self.model.residuals(y, R, t, h), R, t)
+
+
+@patch
+def start_latent(self: Trainer, least: int = 200) -> None:
+    "Begin with what a linear model sees of the motion, of `least` particles and more, if it does."
+    if self.config.latent_start != "linear" or len(self.rows) < least:
+        return
+    most, seed = self.config.latent_dim, self.config.seed
+    found = linear_model(self.particles, self.average, most, self.rows.numpy(), seed=seed)
+    if len(found.maps):
+        self.model.start_latent(found)
+        self.optimizer = self.new_optimizer()
 
 
 @patch
@@ -522,7 +535,7 @@ def load_moments(optimizer: torch.optim.Optimizer, saved: dict) -> None:
 def restore(self: Trainer, state: dict) -> None:
     "Continue from a checkpoint of the same particles and config."
     self.model.set_support(state["support"].to(self.device))
-    self.model.load_state_dict(state["model"])
+    self.model.load_weights(state["model"])
     self.optimizer = self.new_optimizer()
     load_moments(self.optimizer, state["optimizer"]["state"])
     self.poses.load_state_dict(state["poses"])

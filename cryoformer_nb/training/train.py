@@ -204,6 +204,7 @@ def new_trainer(
     poses = better.rotations, better.shifts_px
     particles = replace(particles, contrast=better.contrast)
     trainer = Trainer(particles, config, average, snapshots, poses)
+    trainer.start_latent()
     trainer.make_folder(out, overwrite, before)
     return trainer
 
