@@ -185,8 +185,10 @@ def start_latent(self: Trainer, least: int = 200) -> None:
     "Begin with what a linear model sees of the motion, of `least` particles and more, if it does."
     if self.config.latent_start != "linear" or len(self.rows) < least:
         return
+    R, t = self.poses.rotations.cpu(), self.poses.shifts_px.cpu()
+    particles = replace(self.particles, rotations=R, shifts_px=t)
     most, seed = self.config.latent_dim, self.config.seed
-    found = linear_model(self.particles, self.average, most, self.rows.numpy(), seed=seed)
+    found = linear_model(particles, self.average, most, self.rows.numpy(), seed=seed)
     if len(found.maps):
         self.model.start_latent(found)
         self.optimizer = self.new_optimizer()

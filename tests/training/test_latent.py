@@ -1,6 +1,7 @@
 """Training that begins with the latent of a linear model, and without it."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -43,7 +44,8 @@ def test_the_latent_begins_with_the_motion_and_keeps_it(arm, begun, tmp_path):
 
 
 def test_a_run_knows_its_linear_model(arm, begun):
-    again, particles = Run(begun.path), load_particles(arm)
+    again = Run(begun.path)
+    particles = replace(load_particles(arm), contrast=torch.as_tensor(again.contrast))
     y, h = particles.whitened(np.arange(50), again.model.noise)
     with torch.no_grad():
         z = again.model.encode(y, particles.rotations[:50], particles.shifts_px[:50], h)
