@@ -300,7 +300,7 @@ def residuals(
     seen = rfft2c(splat(reference, positions, self.box)) * (self.unsplat * h)
     return irfft2c((y - seen) * h * self.smooth)
 
-
+# %% ../../nbs/model/04_model.ipynb #1d7043a5
 @patch
 def encode(self: CryoFormer, y: Tensor, rotations: Tensor, shifts_px: Tensor, h: Tensor) -> Tensor:
     "Latents (b, d) of the same."
