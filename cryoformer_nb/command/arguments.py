@@ -105,6 +105,11 @@ READING = options(
                        pickle (default: all)
 --box D                downsample to this even number of pixels by cropping in Fourier space
                        (default: as on disk)
+--phase-flipped        the phases of the images have been flipped (default: as
+                       rlnCtfDataArePhaseFlipped says)
+--premultiplied        the images have been multiplied by their CTF (default: as
+                       rlnCtfDataAreCtfPremultiplied says)
+--strict               refuse empty images instead of leaving them out
 --invert               particles are dark / bright on disk (default: detected and reported)
 """,
     pixel_size=dict(type=positive),

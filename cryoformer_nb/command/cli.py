@@ -328,6 +328,9 @@ def _train(a) -> None:
         a.passthrough,
         a.pixel_size,
         a.ind,
+        a.phase_flipped,
+        a.premultiplied,
+        a.strict,
     )
     print(particles, flush=True)
     run = train(

@@ -159,7 +159,9 @@ def with_halves(
     "The consensus, and the Wiener-filtered maps (2, D, D, D) of the half sets; errors as below."
     box, pixel_size = particles.box, particles.pixel_size
     if noise is None:
-        noise = noise_spectrum(particles.normalised(evenly(len(particles), 500)))
+        some = evenly(len(particles), 500)
+        shape = particles.transfer(torch.ones(()), some)[1].square().mean(0).sqrt()
+        noise = noise_spectrum(particles.normalised(some)) / shape
     total, weight = back_project(particles, noise, limit)
     typical = shell_mean(weight.sum(0)).clamp(min=1e-6)
     halves = wiener(total, weight, 0.01 * typical.mean(), box)

@@ -8,6 +8,7 @@ __all__ = ['evenly', 'read_images', 'Particles', 'particle_set', 'Statistics', '
 
 # %% ../../nbs/particles/05_particles.ipynb #25bc6f50
 import os
+import warnings
 from dataclasses import dataclass, replace
 from functools import cached_property
 from os.path import isdir
@@ -24,7 +25,7 @@ from ..core.fourier import fourier_crop2, rfft2c
 from ..core.reading import read_array, reading
 from ..imaging.background import Background, find_background, normalised
 from ..imaging.backprojection import detect_sign
-from ..imaging.ctf import ctf
+from ..imaging.ctf import ctf, ctf_in_images
 from cryoformer_nb.particles.cryodrgn import (
     find_inputs,
     read_ctf_pickle,
@@ -132,14 +133,25 @@ def whitened(
     device = noise.device if device is None else device
     noise = noise.to(device)
     images = self.normalised(rows) if images is None else images[rows]
-    return rfft2c(images.to(device)) / noise, self.ctf_over(noise, rows)
+    h, amplitude = self.transfer(noise, rows)
+    return rfft2c(images.to(device)) / amplitude, h / amplitude
 
 
 @patch
 def ctf_over(self: Particles, noise: torch.Tensor, rows) -> torch.Tensor:
-    "CTF times contrast (b, D, D//2+1) of the particles `rows` over the noise (D, D//2+1)."
-    h = ctf(self.ctf_params[rows].to(noise.device), self.box, self.pixel_size) / noise
-    return h if self.contrast is None else h * self.contrast[rows].to(h)[:, None, None]
+    "CTF times contrast (b, D, D//2+1) of images on disk, over their noise."
+    h, amplitude = self.transfer(noise, rows)
+    return h / amplitude
+
+
+@patch
+def transfer(self: Particles, noise: torch.Tensor, rows) -> tuple[torch.Tensor, torch.Tensor]:
+    "CTF times contrast of images as they are on disk, and their noise, (b, D, D//2+1) each."
+    h = ctf(self.ctf_params[rows].to(noise.device), self.box, self.pixel_size)
+    h, shape = ctf_in_images(h, torch.as_tensor(self.source.applied[rows]).to(noise.device))
+    if self.contrast is not None:
+        h = h * self.contrast[rows].to(h)[:, None, None]
+    return h, noise * shape
 
 
 @patch
@@ -296,6 +308,27 @@ def halves(self: Particles) -> tuple[Particles, Particles]:
     "The two half sets; `InputError` if one is missing."
     return tuple(self.subset(rows) for rows in self.half_rows())
 
+# %% ../../nbs/particles/05_particles.ipynb #7d0f5c02
+@patch
+def without_empty(self: Particles, strict: bool = False) -> Particles:
+    """The set without images that hold nothing, a warning says how many.
+
+    `InputError` if `strict`, or if half of the images are empty.
+    """
+    rows = np.arange(len(self))
+    line = self.stacks.middle(rows)
+    rows = np.flatnonzero(line <= 1e-3 * np.median(line))
+    parts = np.array_split(rows, -(-len(rows) // _chunk(self)) or 1)
+    peaks = np.concatenate([abs(self.stacks.read(part)).max((1, 2), initial=0) for part in parts])
+    empty = rows[peaks <= 1e-3 * np.median(line)]
+    if not len(empty):
+        return self
+    found = f"{len(empty)} of {len(self)} images that hold nothing, first in row {empty[0] + 1}"
+    if strict or 2 * len(empty) > len(self):
+        raise InputError(f"{self.path}: expected images, found {found}; remove these rows")
+    warnings.warn(f"{self.path}: left out {found}; --strict refuses them", stacklevel=2)
+    return self.subset(np.setdiff1d(np.arange(len(self)), empty))
+
 # %% ../../nbs/particles/05_particles.ipynb #bcc820d7
 def read_table(path: Path, poses=None, ctf=None, passthrough=None) -> Table:
     "The table of a file of any kind; without `poses` and `ctf` it has to have its own."
@@ -362,6 +395,9 @@ def load_particles(
     passthrough=None,  # cryoSPARC's passthrough file, if it does not lie beside the .cs file
     pixel_size: float | None = None,  # A, of the images on disk, used instead of the table's
     rows=None,  # particle numbers to keep, or a file of them
+    phase_flipped: bool = False,  # the phases of the images have been flipped
+    premultiplied: bool = False,  # the images have been multiplied by their CTF
+    strict: bool = False,  # refuse images that hold nothing instead of leaving them out
 ) -> Particles:
     """Read particles of RELION (3.0 to 5), cryoSPARC or cryoDRGN, check them and their stacks.
 
@@ -376,11 +412,17 @@ def load_particles(
         table.check()
     stacks = find_stacks(table, datadir)
     table = with_other_files(table, stacks.box, poses, ctf, pixel_size)
+    if phase_flipped and premultiplied:
+        raise InputError("--phase-flipped: expected it or --premultiplied, found both; choose one")
+    if phase_flipped or premultiplied:
+        table = table.with_applied("flipped" if phase_flipped else "premultiplied")
     particles = particle_set(table, stacks, box, invert)
     found = dict(box=particles.box, invert=particles.sign < 0, pixel_size=pixel_size, rows=None)
+    found |= dict(phase_flipped=phase_flipped, premultiplied=premultiplied)
     absolute = {name: file and os.path.abspath(file) for name, file in files.items()}
     particles = replace(particles, origin=absolute | found)
-    return particles if rows is None else particles.subset(read_rows(rows))
+    particles = particles if rows is None else particles.subset(read_rows(rows))
+    return particles.without_empty(strict)
 
 
 def read_rows(file) -> np.ndarray:

@@ -37,16 +37,18 @@ class OpenStack:
         if hasattr(self, "file"):
             os.close(self.file)
 
-    def image(self, index: int, box: int) -> np.ndarray:
-        "Image (box, box) number `index`, from 0. `InputError` if the file ends before it."
-        size = box * box * self.dtype.itemsize
+    def image(self, index: int, box: int, lines: slice = slice(None)) -> np.ndarray:
+        "Lines of image (box, box) number `index`, from 0. `InputError` if the file ends before it."
+        first, last, _ = lines.indices(box)
+        line = box * self.dtype.itemsize
+        size, place = (last - first) * line, (int(index) * box + first) * line
         try:
-            data = os.pread(self.file, size, self.start + int(index) * size)
+            data = os.pread(self.file, size, self.start + place)
         except OSError as error:
             raise self.unreadable(error.strerror) from error
         if len(data) < size:
             raise self.unreadable(f"one that ends before image {index + 1}: it was truncated")
-        return np.frombuffer(data, self.dtype).reshape(box, box)
+        return np.frombuffer(data, self.dtype).reshape(-1, box)
 
     def unreadable(self, found: str) -> InputError:
         return InputError(
@@ -199,6 +201,18 @@ def read(self: Stacks, rows) -> np.ndarray:
     out = np.empty((len(index), self.box, self.box), dtype=np.float32)
     for place in order:  # in the order of the disk
         out[place] = self.opened(file_of[place]).image(index[place], self.box)
+    return out
+
+
+@patch
+def middle(self: Stacks, rows) -> np.ndarray:  # (b,)
+    "The largest magnitude in the middle line of each of the images `rows` (b,)."
+    file_of, index = self.file_of[rows], self.index[rows]
+    line = slice(self.box // 2, self.box // 2 + 1)
+    out = np.empty(len(index), dtype=np.float32)
+    for place in np.lexsort((index, file_of)):
+        values = self.opened(file_of[place]).image(index[place], self.box, line)
+        out[place] = abs(values.astype(np.float32)).max()
     return out
 
 

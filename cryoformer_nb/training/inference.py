@@ -72,11 +72,12 @@ def reproject(
     "What the run says the images of these particles look like without noise."
     model, z = run.model, torch.as_tensor(run.latents)
     R, t = (torch.as_tensor(p)[rows] for p in run.poses)
-    h = particles.ctf_over(model.noise, rows) * torch.as_tensor(run.contrast)[rows, None, None]
+    h, noise = particles.transfer(model.noise, rows)
+    h = h / noise * torch.as_tensor(run.contrast)[rows, None, None]
     still, moved = model.motion(z[rows], z[evenly(len(z), 64)], R, t, h)
     shell = shell_index(run.box, 2).clamp(max=run.box // 2)
     weights = torch.as_tensor(run.motion_weights)[shell]
-    return irfft2c((still + weights * moved) * model.noise)
+    return irfft2c((still + weights * moved) * noise)
 
 # %% ../../nbs/training/03_inference.ipynb #b2a269ff
 def write_volumes(
