@@ -310,7 +310,6 @@ def test_pixel_origins_keep_their_unit(fixtures, tmp_path):
         ("relion31.star", "12@particles", "13@particles", "13 of particles.mrcs"),
         ("relion31.star", "data_particles", "data_particles\n\nloop_", "expected"),
         ("relion5.star", "   16            2", "   18            2", "18 pixels"),
-        ("relion5.star", "           0\n", "           1\n", "untouched"),
     ],
 )
 def test_star_file_that_lacks_something(fixtures, tmp_path, name, old, new, word):
@@ -413,3 +412,10 @@ def test_fixtures_are_what_the_script_writes(fixtures, generator, tmp_path):
 
 def test_fixtures_are_small(fixtures):
     assert sum(p.stat().st_size for p in fixtures.rglob("*") if p.is_file()) < 300_000
+
+
+def test_a_column_says_that_images_were_premultiplied(fixtures, tmp_path):
+    text = (fixtures / "relion5.star").read_text()
+    shutil.copy(fixtures / "particles.mrcs", tmp_path)
+    (tmp_path / "set.star").write_text(text.replace("           0\n", "           1\n"))
+    assert (load_particles(tmp_path / "set.star", invert=False).source.applied == 2).all()
