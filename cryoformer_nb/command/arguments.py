@@ -344,8 +344,9 @@ what              scores after a given time; milliseconds of each part of a step
                   training process; the paper's Table 1 (simulated sets), 2 (pose refinement) and 3
                   (ablation); the way from the paper's network to ours, one change a row (path);
                   whether the number of queries matters (partition); what each thing that real
-                  sets do costs (nuisances); latent R2 by number of images
-                  and SNR, beside its limit (curve)
+                  sets do costs (nuisances); what refinement does to poses that are wrong by a
+                  known amount (poses); latent R2 by number of images and SNR, beside its limit
+                  (curve)
 --small           | a table at a size for two cores: about a quarter of an hour (default)
 --full            | a table at the paper's size: hours on a GPU
 --out DIR         folder to write a table into, as JSON and Markdown (default: print the Markdown)
@@ -354,7 +355,8 @@ what              scores after a given time; milliseconds of each part of a step
 --to 7W73.cif     second structure of the pedv set
 --seed K          seed of everything random in a table (default %(default)s)
 --seeds S         trainings a row of ablation, path, partition and nuisances (default %(default)s)
---particles STAR  star file of a simulated set (default: the arm preset, made for the occasion)
+--particles STAR  star file of a set with a truth, for quality, cost, memory and poses (default:
+                  presets, made for the occasion)
 -n N              number of particles of a set (default 4000; a table has its own, a curve several)
 --box D           box of a set in pixels (default 64; a table has its own)
 --minutes M       training time in minutes (default 5 for quality; 1 or 3 a row of a small table 1
@@ -364,7 +366,8 @@ what              scores after a given time; milliseconds of each part of a step
     what=dict(
         choices=(
             *("quality", "cost", "memory"),
-            *("table1", "table2", "ablation", "path", "partition", "nuisances", "curve"),
+            *("table1", "table2", "ablation", "path", "partition", "nuisances"),
+            *("poses", "curve"),
         )
     ),
     **{"from": dict(dest="start")},

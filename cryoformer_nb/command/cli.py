@@ -469,6 +469,7 @@ def _table(a) -> str:
     from cryoformer_nb.bench.ablation import STUDIES, ablation
     from cryoformer_nb.bench.limits import curve
     from cryoformer_nb.bench.nuisances import nuisance_table
+    from cryoformer_nb.bench.poses import pose_table
     from cryoformer_nb.bench.tables import check_table, table1, table2
     from cryoformer_nb.model.config import Config
 
@@ -488,6 +489,8 @@ def _table(a) -> str:
         own |= {key: value for key, value in given.items() if value}
         return curve(size, a.out, (a.start, a.end), **own)[1]
     own |= {key: value for key, value in dict(n=a.n, box=a.box).items() if value}
+    if a.what == "poses":
+        return pose_table(size, a.out, a.particles, **own)[1]
     if a.what == "nuisances":
         return nuisance_table(size, a.out, a.seeds, **own)[1]
     if a.what in STUDIES:
@@ -498,7 +501,7 @@ def _table(a) -> str:
         return table2(size, a.out, **own)[1]
     return table1(size, a.out, (a.start, a.end), **own)[1]
 
-
+# %% ../../nbs/command/01_cli.ipynb #fcee3a4d
 def _measure(what: str, star, minutes: float, radii: tuple) -> str:
     "Quality, cost or memory of training on a simulated set, as lines."
     from cryoformer_nb.bench.benchmark import cost, memory, quality

@@ -320,6 +320,7 @@ def refine(
     widths: tuple = (0.0, 0.0),  # rad and px a component that poses are off; 0: estimate
     rounds: int = 10,  # at most
     limit: int = 20000,  # particles averaged at most
+    maps: Tensor | None = None,  # (2, D, D, D) to be compared with; default: those of the halves
     callback=None,  # called with (round number, rotations, shifts) after each round
     deadline: float = math.inf,  # time.perf_counter() after which no round is begun
 ) -> Refined:
@@ -336,7 +337,8 @@ def refine(
         if time.perf_counter() > deadline:
             break
         before = state.R
-        state, shown = one_round(particles, average, halves, state, widths)
+        seen = halves if maps is None else maps
+        state, shown = one_round(particles, average, seen, state, widths)
         now = replace(particles, rotations=state.R, shifts_px=state.t)
         average, halves = references(now, first, limit)
         known = Refined(now, state.prior, shown, (agreement(first), agreement(average)))
