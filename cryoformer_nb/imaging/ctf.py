@@ -36,6 +36,7 @@ def ctf(
     params: Tensor,  # (b, 7) in the order and units of CTF_COLUMNS
     box: int,
     pixel_size: float,  # A
+    even: Tensor | float = 0.0,  # (b, box, box//2+1) rad, of aberrations, subtracted from chi
 ) -> Tensor:  # (b, box, box//2+1) in the layout of rfft2c
     "Contrast transfer function in RELION's sign: +amplitude contrast at the origin."
     u, v, angle, kv, cs, w, phase = (p[..., None, None] for p in params.unbind(-1))
@@ -45,7 +46,7 @@ def ctf(
     turned = (fx**2 - fy**2) * torch.cos(2 * angle) + 2 * fx * fy * torch.sin(2 * angle)
     defocus_s2 = 0.5 * (u + v) * s2 + 0.5 * (u - v) * turned
     chi = torch.pi * lam * (defocus_s2 - 0.5 * cs * 1e7 * lam**2 * s2**2)
-    return torch.sin(chi + torch.deg2rad(phase) + torch.asin(w))
+    return torch.sin(chi + torch.deg2rad(phase) + torch.asin(w) - even)
 
 # %% ../../nbs/imaging/00_ctf.ipynb #846770ce
 def apply_ctf(

@@ -23,6 +23,7 @@ from fastcore.basics import patch
 from ..core.conventions import InputError
 from ..core.fourier import fourier_crop2, rfft2c
 from ..core.reading import read_array, reading
+from ..imaging.aberrations import even_phase, odd_phase
 from ..imaging.background import Background, find_background, normalised
 from ..imaging.backprojection import detect_sign
 from ..imaging.ctf import ctf, ctf_in_images
@@ -36,7 +37,7 @@ from cryoformer_nb.particles.cryodrgn import (
 from .cryosparc import cs_poses, read_cs
 from .stacks import Stacks, find_stacks
 from .star import read_star, write_table
-from .table import Table
+from .table import Table, find_aberrations, find_magnification
 
 # %% ../../nbs/particles/05_particles.ipynb #dab4ad9c
 def evenly(count: int, wanted: int) -> np.ndarray:
@@ -116,6 +117,16 @@ class Particles:
         "Where its images show background, as 200 of them tell."
         return find_background(self.images(evenly(len(self), 200)))
 
+    @cached_property
+    def phases(self) -> tuple | None:
+        "Even and odd phases (g, box, box//2+1) of aberrations, and the group of each particle."
+        if (found := find_aberrations(self.source)) is None:
+            return None
+        size = self.box, self.pixel_size
+        even = torch.stack([even_phase(kind.even, *size) for kind in found[1]])
+        odd = [odd_phase(k.odd, k.tilt, k.voltage, k.cs, *size) for k in found[1]]
+        return even, torch.stack(odd), torch.tensor(found[0])
+
     def normalised(self, rows) -> torch.Tensor:
         "The same images without offset, gradient and scale, in units of their background."
         return normalised(self.images(rows), self.background)
@@ -134,7 +145,11 @@ def whitened(
     noise = noise.to(device)
     images = self.normalised(rows) if images is None else images[rows]
     h, amplitude = self.transfer(noise, rows)
-    return rfft2c(images.to(device)) / amplitude, h / amplitude
+    y = rfft2c(images.to(device)) / amplitude
+    if self.phases:  # odd ones are taken out of the images
+        odd = self.phases[1][self.phases[2][rows]].to(device)
+        y = y * torch.polar(torch.ones_like(odd), -odd)
+    return y, h / amplitude
 
 
 @patch
@@ -147,7 +162,8 @@ def ctf_over(self: Particles, noise: torch.Tensor, rows) -> torch.Tensor:
 @patch
 def transfer(self: Particles, noise: torch.Tensor, rows) -> tuple[torch.Tensor, torch.Tensor]:
     "CTF times contrast of images as they are on disk, and their noise, (b, D, D//2+1) each."
-    h = ctf(self.ctf_params[rows].to(noise.device), self.box, self.pixel_size)
+    even = self.phases[0][self.phases[2][rows]].to(noise.device) if self.phases else 0.0
+    h = ctf(self.ctf_params[rows].to(noise.device), self.box, self.pixel_size, even)
     h, shape = ctf_in_images(h, torch.as_tensor(self.source.applied[rows]).to(noise.device))
     if self.contrast is not None:
         h = h * self.contrast[rows].to(h)[:, None, None]
@@ -203,7 +219,9 @@ def particle_set(
         )
     scale = stacks.box / box
     shifts_px, pixel_size = shifts_px / scale, pixel_size * scale
-    notes = tuple(text for text in (centred, *table.notes) if text)
+    bent = find_magnification(table)
+    left = f"anisotropic magnification (rlnMagMat00 ...) of up to {bent:.1%} is not applied"
+    notes = tuple(text for text in (centred, left if bent > 1e-3 else "", *table.notes) if text)
     found = Particles(table, stacks, rotations, shifts_px, ctf_params, box, pixel_size, 1, notes)
     if invert is None:
         return found.bright()

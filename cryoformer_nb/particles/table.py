@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['CTF_NAMES', 'APPLIED_NAMES', 'ANGLES', 'ORIGINS', 'ORIGINS_PX', 'SHARED', 'OWN', 'Table', 'find_optics_rows',
-           'find_pixel_size', 'find_ctf_params', 'find_applied', 'find_poses']
+           'find_pixel_size', 'find_ctf_params', 'find_applied', 'Aberration', 'find_aberrations', 'find_magnification',
+           'find_poses']
 
 # %% ../../nbs/particles/00_table.ipynb #82358e1e
 import warnings
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -206,6 +208,65 @@ def with_applied(self: Table, kind: str) -> Table:
         optics = optics.drop(columns=gone, errors="ignore")
     columns = columns.assign(**{APPLIED_NAMES[kind][0]: 1})
     return replace(self, columns=columns, optics=optics)
+
+# %% ../../nbs/particles/00_table.ipynb #ab11c1d2
+class Aberration(NamedTuple):
+    "What a group of particles has beside defocus, Cs and phase shift."
+
+    even: tuple  # rlnEvenZernike
+    odd: tuple  # rlnOddZernike
+    tilt: tuple  # (x, y) mrad
+    voltage: float  # kV
+    cs: float  # mm
+
+
+def find_aberrations(table: Table) -> tuple[np.ndarray, list] | None:
+    "Group (N,) of each particle and the `Aberration` of each group; None if there are none."
+    frame = pd.DataFrame(index=range(len(table)))
+    for name in ("rlnEvenZernike", "rlnOddZernike"):
+        frame[name] = [_coefficients(table, name, value) for value in _given(table, name)]
+    for name in ("rlnBeamTiltX", "rlnBeamTiltY", "rlnVoltage", "rlnSphericalAberration"):
+        values = table.get(name)
+        frame[name] = 0.0 if values is None else values
+    kinds = frame.drop_duplicates().itertuples(index=False)
+    found = [Aberration(even, odd, (x, y), kv, cs) for even, odd, x, y, kv, cs in kinds]
+    if not any(any((*kind.even, *kind.odd, *kind.tilt)) for kind in found):
+        return None
+    return frame.groupby(list(frame), sort=False).ngroup().to_numpy(), found
+
+
+def _given(table: Table, name: str):
+    "What stands in a column (N,), of the optics groups or the particles; empty texts without it."
+    if table.optics_rows is not None and name in table.optics:
+        return table.optics[name].to_numpy()[table.optics_rows]
+    return table.columns[name] if name in table.columns else [""] * len(table)
+
+
+@lru_cache(maxsize=256)
+def _numbers(text: str) -> tuple:
+    "The numbers of `[1.2,0,3]`; `ValueError` for anything else, and for what is not finite."
+    found = tuple(float(word) for word in text.strip(" []").split(",") if word.strip())
+    if not np.isfinite(found).all():
+        raise ValueError(text)
+    return found
+
+
+def _coefficients(table: Table, name: str, value) -> tuple:
+    "The coefficients that a value holds. `InputError` unless they are numbers."
+    try:
+        return _numbers(str(value))
+    except ValueError:
+        raise InputError(
+            f"{table.path}: expected numbers in {name}, as [0.1,0,2], found {value!s:.80}; "
+            "repair the optics table"
+        ) from None
+
+
+def find_magnification(table: Table) -> float:
+    "How far the matrices of anisotropic magnification are from none; 0 without them."
+    numbers = [table.get(f"rlnMagMat{k}") for k in ("00", "01", "10", "11")]
+    pairs = zip(numbers, (1.0, 0.0, 0.0, 1.0))
+    return max((float(abs(x - one).max()) for x, one in pairs if x is not None), default=0.0)
 
 # %% ../../nbs/particles/00_table.ipynb #9d0af021
 ANGLES = ["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]  # degrees
