@@ -62,7 +62,7 @@ class ErrorRow:
     def kept(self) -> bool:
         "Whether nothing got worse."
         worse = self.refined > max(1.1 * self.given, self.given + 0.005)
-        return not worse and self.refined_tail <= self.given_tail + 1e-9
+        return not worse and self.refined_tail <= self.given_tail + 0.001
 
     @property
     def won(self) -> float:

@@ -169,7 +169,10 @@ def estimate(
     "The prior under which the evidence is most likely."
     evidence = evidence.of(evenly(len(evidence.c), 2000))
     for _ in range(steps):
-        prior = _step(evidence, prior, fixed, stride)
+        old, prior = prior, _step(evidence, prior, fixed, stride)
+        pairs = zip(old[:2] + old[3:4], prior[:2] + prior[3:4])  # turn, shift and spread
+        if all(abs(new / was - 1) < 1e-3 for was, new in pairs):
+            break
     return prior
 
 # %% ../../nbs/particles/11_posterior.ipynb #11a00012

@@ -17,7 +17,7 @@ from cryoformer_nb.particles.posterior import refine
 def right(request, tmp_path_factory):
     "A set with its true poses: one that moves a little, one that moves much."
     out = tmp_path_factory.mktemp("posterior") / request.param
-    star = simulate(out, request.param, n=800, box=32, snr=0.1, shift_px=1, seed=5)
+    star = simulate(out, request.param, n=600, box=32, snr=0.1, shift_px=1, seed=5)
     R, t = (torch.as_tensor(p) for p in read_poses(star.parent / "truth"))
     return replace(load_particles(star, invert=False), rotations=R, shifts_px=t)
 
@@ -49,6 +49,7 @@ def test_no_set_gets_worse(right, median):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("right", ["spike"], indirect=True)
 def test_noise_keeps_its_pose(right, monkeypatch):
     "Every tenth image shows nothing: it is found out, and stays where it was."
     given, junk = off(right, 0.1), np.arange(len(right)) % 10 == 3
