@@ -15,11 +15,14 @@ import torch
 
 from ..analysis.metrics import score
 from .ablation import spread
+from .limits import ideal_r2
 from .tables import Size, silent, write_table
 from ..core.conventions import InputError
 from ..imaging.nuisances import REALISTIC, Nuisances
 from ..imaging.simulator import simulate
+from ..imaging.truth import read_junk
 from ..model.config import Config
+from ..particles.particles import load_particles
 from ..training.train import train
 
 # %% ../../nbs/bench/04_nuisances.ipynb #b0000006
@@ -52,6 +55,7 @@ NUISANCE_SIZES = {"small": Size(2000, 32, None, 8), "full": Size(50000, 128, Non
 NUISANCE_COLUMNS = {
     "condition": "condition",
     "latent_r2_text": "latent R2",
+    "ideal_r2": "its limit",
     "mean_fsc_text": "mean FSC",
     "ceiling": "one true map",
     "rotation_text": "rotations off by (rad)",
@@ -66,6 +70,7 @@ class NuisanceRow:
 
     condition: str
     latent_r2: float
+    ideal_r2: float  # of an observer who knows poses, maps and nuisances, from 500 particles
     mean_fsc: float
     ceiling: float  # of the true average
     rotation_median: float  # rad, of the poses in the end
@@ -78,7 +83,7 @@ class NuisanceRow:
     junk_auc: float | None = None  # of a low contrast; None without junk
 
 
-FIGURES = ("latent_r2", "mean_fsc", "ceiling", "rotation_median", "shift_median")
+FIGURES = ("latent_r2", "ideal_r2", "mean_fsc", "ceiling", "rotation_median", "shift_median")
 
 
 def nuisance_row(
@@ -97,7 +102,10 @@ def nuisance_row(
             made = dict(snr=snr, seed=seed, nuisances=nuisances)
             star = simulate(Path(folder) / "set", preset, size.n, size.box, **made)
             options = dict(epochs=size.epochs, config=replace(config, seed=seed), progress=False)
-            found = score(train(star, Path(folder) / "run", **options), star.parent / "truth")
+            truth, whole = star.parent / "truth", load_particles(star, invert=False)
+            found = score(train(star, Path(folder) / "run", **options), truth)
+            good = np.flatnonzero(~read_junk(truth))[:500]
+            found["ideal_r2"] = ideal_r2(whole, truth, good)
             runs.append(
                 {"seed": seed} | {k: found[k] for k in (*FIGURES, "junk_auc") if k in found}
             )

@@ -342,6 +342,7 @@ def _write_nuisances(folder: Path, scene: Scene, snr: float) -> None:
         "settings": asdict(scene.nuisances),
         "snr": snr,
         "snr_means": "variance of the signal of the good particles / variance of all noise, 1",
+        "solvent_level": _solvent_level(scene),
         "junk": dict(enumerate(("particle", *JUNK))),
         "good": int((seen.junk == 0).sum()),
     }
@@ -352,6 +353,9 @@ def _write_nuisances(folder: Path, scene: Scene, snr: float) -> None:
         "b_factor": seen.b_factor.astype(np.float32),
         "background": seen.planes.astype(np.float32),
         "ctf_params": scene.draw.ctf_params.numpy(),
+        "detector_power": noise_power(
+            scene.nuisances.detector, scene.box, scene.pixel_size
+        ).numpy(),
     }
     _write_arrays(folder, arrays)
 

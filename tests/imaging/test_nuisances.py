@@ -89,6 +89,7 @@ ALONE = [
 CHANGES = {
     "contrast": {"contrast"},
     "offset": {"background"},
+    "detector": {"detector_power"},
     "junk": {"junk"},
     "damaged": {"b_factor"},
     "b_factor": {"b_factor"},
