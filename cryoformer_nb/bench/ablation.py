@@ -36,6 +36,9 @@ VARIANTS = {
     "no Gaussian width (paper)": dict(width=-1.0),
     "density of either sign (paper)": dict(positive=False),
     "latent without channel (paper)": dict(latent_noise=0.0, latent_penalty=0.0),
+    "one contrast for all (paper)": dict(contrast=False),
+    "latent that begins at random (paper)": dict(latent_start="random"),
+    "nobody held out (paper)": dict(held_out=0.0),
 }
 
 #: Rows of the full size only.
@@ -57,7 +60,10 @@ STEPS = {
     "a channel for the latent": ("latent_noise", "latent_penalty"),
     "canonical encoder": ("encoder", "encoder_width", "encoder_layers"),
     "trilinear queries": ("interpolation",),
-    "dot readout: our default": ("readout",),
+    "dot readout": ("readout",),
+    "a contrast for each particle": ("contrast",),
+    "a latent that begins with the linear model's": ("latent_start",),
+    "some particles held out: our default": ("held_out",),
 }
 
 
