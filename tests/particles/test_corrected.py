@@ -101,3 +101,22 @@ def test_real_subtilts_agree_with_their_reference(shared):
     mask = ((12 - radius) / 2).clamp(0, 1)
     curve = fsc(consensus(particles).volume * mask, reference * mask, 12.0).value
     assert (curve[1:5] > 0.9).all() and np.mean(curve[1:11]) > 0.78
+
+
+def test_stacks_of_tilts_are_particles(shared, tmp_path):
+    "The star file of RELION 4 says the same as cryoDRGN's pickles of the set, but for its hand."
+    folder = shared("real/subtilt70S")
+    star = next(folder.glob("*_box-32_angpix-12.star"))
+    found = load_particles(star)
+    files = dict(poses=folder / "poses.pkl", ctf=folder / "ctf.pkl", premultiplied=True)
+    with pytest.warns(UserWarning, match="50 of 1480"):
+        given = load_particles(folder / "images_1480x32.mrcs", **files)
+    mirror = torch.diag(torch.tensor([1.0, 1, -1]))  # the pickles' volume is its mirror image
+    assert torch.allclose(mirror @ found.rotations @ mirror, given.rotations, atol=1e-5)
+    assert torch.allclose(found.ctf_params, given.ctf_params)
+    assert torch.equal(found.images([0, 700]), given.images([0, 700]))
+    assert "50 invisible" in repr(found) and (found.source.applied == 2).all()
+    assert sum(map(len, found.half_rows())) == 1430
+    shutil.copy(star, tmp_path / "lone.star")
+    with pytest.raises(InputError, match="lone_tomograms.star"):
+        load_particles(tmp_path / "lone.star")
