@@ -36,6 +36,8 @@ from ..particles.linear import linear_model
 from ..particles.masks import dilate, largest_components, sphere_mask
 from ..particles.particles import Particles, evenly, write_star
 from cryoformer_nb.particles.posterior import (
+    MARGIN,
+    PROOF,
     Evidence,
     State,
     agreed_shell,
@@ -45,6 +47,7 @@ from cryoformer_nb.particles.posterior import (
     first_guess,
     moved,
     posterior,
+    proof,
     towards,
 )
 from cryoformer_nb.training.losses import (
@@ -474,7 +477,8 @@ def refine_poses(self: Trainer) -> None:
     tried = replace(self.particles, rotations=state.R, shifts_px=state.t)
     after = with_halves(tried, self.average.support, limit, self.average.noise)[0]
     with uninterrupted():
-        if agreement(after) > agreement(average):
+        better = agreement(after) > agreement(average) + MARGIN
+        if better and proof(said, prior) > PROOF:
             rows = torch.arange(len(t), device=self.device)
             self.poses.move(rows, state.R.to(self.device), state.t.to(self.device))
         self.passes += 1
