@@ -42,11 +42,12 @@ def fingerprint(particles: Particles) -> dict:
     "A hash of each of `PARTS` of a set."
     table = particles.source.columns
     poses = [name for name in (*ANGLES, *ORIGINS, *ORIGINS_PX) if name in table]
+    applied = particles.source.applied  # by another program
     some = particles.stacks.read(evenly(len(particles), 64))
     return dict(
         names=_digest(table["rlnImageName"]),
         poses=_digest(*(table[name] for name in poses)),
-        ctf=_digest(particles.ctf_params),
+        ctf=_digest(particles.ctf_params, *([applied] if applied.any() else [])),
         pixels=_digest(some),
     )
 

@@ -15,6 +15,7 @@ from cryoformer_nb.core.fsc import fsc
 from cryoformer_nb.imaging.ctf import ctf
 from cryoformer_nb.imaging.simulator import simulate
 from cryoformer_nb.particles.consensus import consensus
+from cryoformer_nb.particles.identity import check_same, identity
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +70,9 @@ def test_the_option_is_remembered(clean, tmp_path):
     star = corrected(clean, tmp_path / "set", "flipped")
     found = load_particles(star, phase_flipped=True)
     assert load_particles(**found.origin).source.applied.tolist() == [1] * 400
+    check_same(load_particles(**found.origin), identity(found), "--resume")
+    with pytest.raises(InputError, match="other CTF parameters"):
+        check_same(load_particles(star), identity(found), "--resume")
 
 
 def test_empty_images_are_left_out(clean, tmp_path):
