@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['CURVE_SIZES', 'CURVE_COLUMNS', 'principal_maps', 'Known', 'read_known', 'whitened', 'sections', 'state_likelihoods',
-           'ideal_latents', 'ideal_r2', 'CurveSize', 'CurveRow', 'curve_row', 'curve']
+           'state_maps', 'ideal_latents', 'ideal_r2', 'good_rows', 'linear_latents', 'limit_lines', 'CurveSize',
+           'CurveRow', 'curve_row', 'curve']
 
 # %% ../../nbs/bench/03_limits.ipynb #f5b90f9b
 import json
@@ -12,14 +13,16 @@ import shutil
 import tempfile
 import time
 from dataclasses import dataclass
+from os.path import isfile
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.interpolate import CubicSpline
 from torch import Tensor
 
-from ..analysis.metrics import latent_r2
+from ..analysis.metrics import latent_r2, latent_scores
 from .tables import silent, structures, write_table
 from ..core.conventions import InputError
 from ..core.fourier import frequencies, rfft2c
@@ -36,7 +39,9 @@ from cryoformer_nb.imaging.truth import (
     true_volumes,
 )
 from ..model.config import Config
-from ..particles.particles import Particles, load_particles
+from ..particles.consensus import consensus, noise_spectrum
+from ..particles.linear import amounts, linear_model, transforms
+from ..particles.particles import Particles, evenly, load_particles
 from ..particles.recipes import recipe
 from ..training.losses import half_weights
 from ..training.train import train
@@ -71,7 +76,10 @@ def read_known(particles: Particles, truth) -> Known:
     "From the truth folder; of a set without nuisances what its star file says, and white noise."
     n, path = len(particles), Path(truth) / "nuisances.json"
     if not path.exists():
-        clean = np.ones(n), np.zeros(n), torch.zeros(n, 3), 1.0, 0.0, 0.0
+        power = 1.0
+        if not isfile(Path(truth) / "atoms.npz"):  # of another program: as measured
+            power = noise_spectrum(particles.images(evenly(n, 500))) ** 2
+        clean = np.ones(n), np.zeros(n), torch.zeros(n, 3), power, 0.0, 0.0
         return Known(particles.ctf_params, *clean)
     with reading(path, "what makes a simulated set realistic") as file:
         told = json.loads(file.read_text())
@@ -126,6 +134,7 @@ def state_likelihoods(
     poses: tuple,  # true rotations (N, 3, 3) and shifts (N, 2) px
     maps: Tensor,  # (m, D, D, D)
     weights: Tensor,  # (s, m) of the maps in each state
+    scale: float | None = 1.0,  # of the maps; None: what fits the first to the images
     chunk: int = 50,
 ) -> Tensor:  # (k, s)
     "Log likelihood of every state for each particle, up to a constant of the particle."
@@ -141,17 +150,33 @@ def state_likelihoods(
         y = y[:, keep] * count
         products = torch.einsum("bmk,bnk->bmn", seen.conj(), seen).real
         matched = torch.einsum("bmk,bk->bm", seen.conj(), y).real
-        norms = torch.einsum("sm,bmn,sn->bs", weights, products, weights)
-        found.append(matched @ weights.T - norms / 2)
-    return torch.cat(found)
+        found.append((matched, products))
+    matched, products = map(torch.cat, zip(*found))
+    if scale is None:
+        scale = float(matched[:, 0].sum() / products[:, 0, 0].sum())
+    norms = torch.einsum("sm,bmn,sn->bs", weights, products, weights)
+    return scale * (matched @ weights.T) - scale**2 / 2 * norms
 
 # %% ../../nbs/bench/03_limits.ipynb #0e7c386f
+def state_maps(truth, states: np.ndarray, box: int) -> tuple[Tensor, Tensor]:
+    "`principal_maps` (m, D, D, D) of the states and their weights (s, m)."
+    if isfile(Path(truth) / "atoms.npz"):
+        return principal_maps(true_volumes(truth, states, box))
+    known = sorted(int(path.stem[4:]) for path in Path(truth).glob("vol_*.mrc"))
+    maps, weights = principal_maps(true_volumes(truth, known, box))
+    if len(known) < 4:
+        raise InputError(f"{truth}: expected atoms.npz or at least 4 maps, found {len(known)}")
+    curve = CubicSpline(known, weights.numpy())
+    return maps, torch.tensor(curve(states.clip(known[0], known[-1])), dtype=torch.float32)
+
+# %% ../../nbs/bench/03_limits.ipynb #d4fc0037
 def ideal_latents(
     particles: Particles,  # of a set that `simulate` made, in its own box
     truth,  # its truth folder
     rows=None,  # particle numbers; default: all
+    poses: tuple | None = None,  # (N, 3, 3) and (N, 2) px; default: the true ones
 ) -> np.ndarray:  # (k, c)
-    """What varies, as known from each image, its true pose and all true maps: the posterior mean.
+    """What varies, as known from each image, its pose and all true maps: the posterior mean.
 
     `InputError` for images that were downsampled, whose noise is not of variance 1.
     """
@@ -162,22 +187,62 @@ def ideal_latents(
         )
     rows = np.arange(len(particles)) if rows is None else np.asarray(rows)
     numbers, first = np.unique(read_states(truth), return_index=True)
-    volumes = true_volumes(truth, numbers, particles.box)
-    known, poses = read_known(particles, truth), read_poses(truth)
-    likelihoods = state_likelihoods(particles, known, rows, poses, *principal_maps(volumes))
+    known, poses = read_known(particles, truth), poses or read_poses(truth)
+    maps, scale = state_maps(truth, numbers, particles.box), None
+    if isfile(Path(truth) / "atoms.npz"):
+        scale = 1.0
+    likelihoods = state_likelihoods(particles, known, rows, poses, *maps, scale)
     posterior = likelihoods.double().softmax(1).numpy()
     return posterior @ read_coordinates(truth)[first]
 
 
-def ideal_r2(particles: Particles, truth, rows=None) -> float:
+def ideal_r2(particles: Particles, truth, rows=None, poses: tuple | None = None) -> float:
     """The highest R2 that latents of single images can have; of several coordinates the average.
 
     Of the particles that are no junk, if no `rows` are given.
     """
     rows = np.flatnonzero(~read_junk(truth)) if rows is None else np.asarray(rows)
     true = read_coordinates(truth)[rows]
-    left = ((ideal_latents(particles, truth, rows) - true) ** 2).sum(0)
-    return float((1 - left / ((true - true.mean(0)) ** 2).sum(0)).mean())
+    left = ((ideal_latents(particles, truth, rows, poses) - true) ** 2).sum(0)
+    spread = ((true - true.mean(0)) ** 2).sum(0)
+    if not spread.all():
+        raise InputError(f"{truth}: expected states that vary, found one; no latent is needed")
+    return float((1 - left / spread).mean())
+
+
+def good_rows(truth, most: int | None = None) -> np.ndarray:
+    "Numbers of particles that are no junk, `most` of them at most, evenly spaced."
+    rows = np.flatnonzero(~read_junk(truth))
+    return rows[evenly(len(rows), most or len(rows))]
+
+# %% ../../nbs/bench/03_limits.ipynb #79855c42
+@torch.no_grad()
+def linear_latents(particles: Particles, most: int = 4) -> np.ndarray:  # (N, m)
+    "The amounts of all particles by a linear model of the set; of no use if m is 0."
+    average = consensus(particles)
+    model = linear_model(particles, average, most)
+    known, found = transforms(model), []
+    for rows in torch.arange(len(particles)).split(500):
+        y, h = particles.whitened(rows, average.noise)
+        pose = particles.rotations[rows], particles.shifts_px[rows]
+        found.append(amounts(model, known, y, h, *pose).mean[:, : len(model.maps)])
+    return torch.cat(found).numpy()
+
+
+def limit_lines(particles: Particles, truth, most: int = 1000) -> list:
+    "What the images of a set allow and what a linear latent finds, as lines; `most` are judged."
+    rows, given = good_rows(truth, most), (particles.rotations, particles.shifts_px)
+    good, z = good_rows(truth), linear_latents(particles)
+    linear = 0.0
+    if z.shape[1]:
+        linear = latent_scores(z[good], read_coordinates(truth)[good])["latent_r2"]
+    values = {
+        "limit, true poses": ideal_r2(particles, truth, rows),
+        "limit, given poses": ideal_r2(particles, truth, rows, given),
+        f"linear latent of {z.shape[1]}": linear,
+    }
+    lines = [f"latent R2 of {len(rows)} particles (linear: {len(good)})"]
+    return lines + [f"{name:20s} {value:.3f}" for name, value in values.items()]
 
 # %% ../../nbs/bench/03_limits.ipynb #eef1c1b9
 class CurveSize(NamedTuple):

@@ -340,7 +340,8 @@ _DEMO = options(
 # %% ../../nbs/command/00_arguments.ipynb #eed7532d
 _BENCHMARK = options(
     """
-what              scores after a given time; milliseconds of each part of a step; peak memory of a
+what              scores after a given time; what noise leaves of the latent to any method, of a
+                  set with its truth (limit); milliseconds of each part of a step; peak memory of a
                   training process; the paper's Table 1 (simulated sets), 2 (pose refinement) and 3
                   (ablation); the way from the paper's network to ours, one change a row (path);
                   whether the number of queries matters (partition); what each thing that real
@@ -365,7 +366,7 @@ what              scores after a given time; milliseconds of each part of a step
 """,
     what=dict(
         choices=(
-            *("quality", "cost", "memory"),
+            *("quality", "limit", "cost", "memory"),
             *("table1", "table2", "ablation", "path", "partition", "nuisances"),
             *("poses", "curve"),
         )

@@ -503,13 +503,19 @@ def _table(a) -> str:
 
 # %% ../../nbs/command/01_cli.ipynb #fcee3a4d
 def _measure(what: str, star, minutes: float, radii: tuple) -> str:
-    "Quality, cost or memory of training on a simulated set, as lines."
+    "Quality, limit, cost or memory of training on a simulated set, as lines."
     from cryoformer_nb.bench.benchmark import cost, memory, quality
+    from cryoformer_nb.bench.limits import good_rows, ideal_r2, limit_lines
+    from cryoformer_nb.particles.particles import load_particles
 
     if what == "memory":
         return f"{memory(star):.2f} GiB at most"
+    particles, truth = load_particles(star), Path(star).parent / "truth"
+    if what == "limit":
+        return "\n".join(limit_lines(particles, truth))
     if what == "quality":
         found = quality(star, minutes)
+        found["latent_limit"] = ideal_r2(particles, truth, good_rows(truth, 500))
         return "\n".join(f"{name:14s} {value:.4g}" for name, value in found.items())
     rows = cost(star, radii)
     lines = ["ms per image" + "".join(f"{row.voxels:>9d} voxels" for row in rows)]
@@ -525,7 +531,7 @@ def _benchmark(a) -> None:
     part of a step, peak memory), or regenerate a table of the paper."""
     from cryoformer_nb.imaging.simulator import simulate
 
-    if a.what not in ("quality", "cost", "memory"):
+    if a.what not in ("quality", "limit", "cost", "memory"):
         return print(_table(a))
     with tempfile.TemporaryDirectory() as folder:
         star = a.particles or simulate(Path(folder) / "set", "arm", a.n or 4000, a.box or 64)

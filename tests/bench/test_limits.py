@@ -73,3 +73,16 @@ def test_curve_is_refused_before_anything_is_made(capsys):
     for words, found in ((["--full"], "7W6M.cif"), (["--from", __file__], "--to")):
         assert main(["benchmark", "curve", *words]) == 2
         assert found in capsys.readouterr().err
+
+
+def test_stored_maps_of_some_states_give_the_limit_that_all_of_them_do(tmp_path, capsys):
+    star = simulate(tmp_path / "set", "arm", n=300, box=24, snr=0.1, seed=0)
+    truth, p = star.parent / "truth", load_particles(star, invert=False)
+    whole = ideal_r2(p, truth)
+    (truth / "atoms.npz").unlink()  # as in sets of other programs; eight of the maps are stored
+    some = ideal_r2(p, truth)
+    print(f"all maps {whole:.3f}, some {some:.3f}")
+    assert some == pytest.approx(whole, abs=0.05)
+    assert main(["benchmark", "limit", "--particles", str(star)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert f"limit, true poses    {some:.3f}" in lines
