@@ -26,6 +26,7 @@ from ..model.fourier_model import build_model
 from ..model.model import CryoFormer
 from ..model.poses import GivenPoses, make_poses
 from ..particles.consensus import Consensus, half_fsc
+from ..particles.identity import check_identity
 
 # %% ../../nbs/training/02_run.ipynb #4b3b18a8
 def _check_tensors(parts: dict, shapes: dict) -> None:
@@ -65,6 +66,7 @@ def check_checkpoint(state: dict) -> None:
     seen = state["particles"]
     box, count = seen["box"], seen["count"]
     _check_numbers(seen, ("box", "count", "pixel_size"))
+    check_identity(seen)
     if not (isinstance(seen["path"], str) and seen["pixel_size"] > 0 and box % 2 == 0):
         raise ValueError(f"particles = {seen}")
     cube, poses = (box, box, box), dict(rotations=(count, 3, 3), shifts_px=(count, 2))

@@ -18,7 +18,7 @@ from cryoformer_nb.core.files import write_stack
 from cryoformer_nb.imaging.molecules import load_molecule
 from cryoformer_nb.imaging.truth import true_volumes
 from cryoformer_nb.particles.cryodrgn import read_pickle
-from cryoformer_nb.training.inference import save_selection
+from cryoformer_nb.training.inference import run_particles, save_selection
 
 TINY = (
     "-q --set batch=16 queries=2 levels=2 hidden=8 encoder_width=8 channels=2 heads=1 "
@@ -418,3 +418,15 @@ def test_selection_of_particle_minus_one(tmp_path):
 def test_volume_of_a_wrong_latent(base, z):
     with pytest.raises(InputError, match="volume"):
         Run.load(base / "run").volume(z)
+
+
+@pytest.mark.parametrize(
+    "change", [dict(fingerprint=-1), dict(fingerprint={}), dict(origin=-1), dict(origin=dict(x=1))]
+)
+def test_checkpoint_of_strange_particles(work, refused, change):
+    state = torch.load("run/checkpoint.pt", weights_only=True)
+    state["particles"] |= change
+    torch.save(state, "run/checkpoint.pt")
+    refused("train", "set/relion31.star", "--out", "run", "--resume", says="checkpoint.pt")
+    with pytest.raises(InputError, match="checkpoint.pt"):
+        run_particles(Run("run"))
