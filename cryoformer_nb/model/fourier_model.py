@@ -147,6 +147,24 @@ def predict(
     values = values * torch.polar(torch.ones_like(phase), phase)
     return values.new_zeros(len(z), *self.circle.shape).masked_scatter(self.circle, values) * h
 
+
+@patch
+@torch.no_grad()
+def motion(
+    self: FourierCryoFormer,
+    z: Tensor,  # (b, d)
+    others: Tensor,  # (k, d) latents whose maps are averaged
+    rotations: Tensor,  # (b, 3, 3)
+    shifts_px: Tensor,  # (b, 2)
+    h: Tensor,  # (b, D, D//2+1) CTF over noise
+) -> tuple[Tensor, Tensor]:  # (b, D, D//2+1) each
+    """Images of the average map, and how the images of the latents depart from them.
+
+    Eight of the others, evenly spaced, make the average: each costs as much as the images."""
+    poses, others = (rotations, shifts_px, h), others[:: -(-len(others) // 8)]
+    still = sum(self.predict(one.expand(len(z), -1), *poses) for one in others) / len(others)
+    return still, self.predict(z, *poses) - still
+
 # %% ../../nbs/model/05_fourier_model.ipynb #6b1e4f89
 def volume_frequencies(box: int, device=None) -> Tensor:  # (D, D, D//2+1, 3)
     "Frequencies x, y, z (cycles/px) of the half transform of a map, as `rfftn` lays it out."
