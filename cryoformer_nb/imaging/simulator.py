@@ -175,7 +175,7 @@ def gaussian_width(molecule: Molecule, pixel_size: float) -> float | Tensor:
 def _within(molecule: Molecule, box: int, pixel_size: float, shift_px: float) -> None:
     "`InputError` for a molecule that its box does not hold."
     reach = np.linalg.norm(molecule.xyz, axis=-1).max() / pixel_size + 2 * SIGMA_PX + abs(shift_px)
-    if not pixel_size > 0 or reach > box / 2:
+    if not (pixel_size > 0 and reach <= box / 2):
         raise InputError(
             f"simulate: expected a molecule within {box / 2:.0f} pixels of the centre, found one "
             f"that reaches {reach:.0f} with its shift; use a larger box, pixel size or a smaller "

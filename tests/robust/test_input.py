@@ -230,6 +230,13 @@ def test_empty_words_are_no_defaults(work, refused, argv):
     refused(*argv, says="found an empty word")
 
 
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_shifts_that_are_no_number(work, refused, value):
+    refused("simulate", "out", "-n", "3", "--box", "16", f"--shift={value}")
+    pair = ["--from", "set/open.pdb", "--to", "set/closed.pdb"]
+    refused("simulate", "out", "-n", "3", "--box", "16", f"--shift={value}", *pair)
+
+
 @pytest.mark.parametrize("name", ["x" * 300, "a\0b"])
 def test_image_names_that_are_no_name(work, refused, name):
     text = Path("set/relion31.star").read_text()
