@@ -32,7 +32,8 @@ def find_background(
         # of differences to neighbours, which a gradient does not change
         steps = [(1, -2), (-1, -2), (1, -1), (-1, -1)]
         spread = torch.stack([(images - images.roll(*s)).std(0) for s in steps]).amin(0)
-        seen = spread > 0.5 * spread.median()
+        if spread.any():  # or they are constant, which is refused where statistics are asked for
+            seen = spread > 0.5 * spread.median()
     wanted = min(max(round(share * int(seen.sum())), 12), int(seen.sum()))
     least = radius[seen].sort(descending=True).values[wanted - 1]
     return Background(seen & (radius >= least), seen)

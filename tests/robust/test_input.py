@@ -230,6 +230,13 @@ def test_empty_words_are_no_defaults(work, refused, argv):
     refused(*argv, says="found an empty word")
 
 
+def test_images_that_are_constant(work, refused):
+    with mrcfile.open("set/particles.mrcs", "r+") as stack:
+        stack.data[:] = 0.5
+    refused(*train_on("set/relion31.star"))
+    refused(*train_on("set/relion31.star", "--poses", "refine"))
+
+
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
 def test_shifts_that_are_no_number(work, refused, value):
     refused("simulate", "out", "-n", "3", "--box", "16", f"--shift={value}")
