@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .alignment import read_table, read_views, transform_table
-from .consensus import Consensus, padded_box
+from .alignment import read_sections, read_views, transform_table
+from .consensus import Consensus
 from .particles import Particles
 
 # %% ../../nbs/particles/13_contrast.ipynb #8b11c0d9
@@ -88,10 +88,9 @@ def with_contrast(
     table, parts = transform_table(average.volume * average.support, shell), []
     for rows in torch.arange(len(particles)).split(chunk):
         views = read_views(particles, rows, average.noise, shell)
-        points = torch.einsum("ki,bij->bkj", views.k, particles.rotations[rows])
-        seen = read_table(table, points, particles.box / padded_box(particles.box))[..., 0]
-        seen = seen * views.h * views.phase(particles.shifts_px[rows])
-        parts.append(evidence(seen, views.y, 2.0, particles.box))
+        poses = particles.rotations[rows], particles.shifts_px[rows]
+        values, factor = read_sections(views, table, *poses)
+        parts.append(evidence(values[..., 0] * factor, views.y, 2.0, particles.box))
     found = Evidence(*(torch.cat(part) for part in zip(*parts)))
     prior = prior_of(sums(found))
     return replace(particles, contrast=contrast_of(found, prior)), prior

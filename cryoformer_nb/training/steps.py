@@ -487,7 +487,7 @@ def refine_poses(self: Trainer) -> None:
 
 @patch
 def update_poses(self: Trainer, progress: float) -> None:
-    "What is due at this progress: a Newton pass, or a snapshot of poses learnt by gradients."
+    "What is due at this progress: a pass over all poses, or a snapshot of learnt ones."
     config = self.config
     if config.poses in REFINED and self.passes < config.pose_updates:
         if progress > 0.3 + 0.6 * self.passes / config.pose_updates:
