@@ -223,6 +223,8 @@ def _scaled(
     check_box(box, "simulate")
     if int(n) != n or n < 1:
         raise InputError(f"simulate: expected at least one particle, found n = {n}")
+    if int(seed) != seed or not 0 <= seed <= 2**53:
+        raise InputError(f"simulate: expected a seed of 0 to 2^53, a whole number, found {seed}")
     if not 0 < snr < np.inf:
         raise InputError(
             f"simulate: expected a positive signal-to-noise ratio, found {snr}; 0.1 is usual"

@@ -38,7 +38,7 @@ def read_star(path) -> Table:
     with reading(path, "a RELION star file", "look for a damaged row or write it again") as file:
         _check_blocks(file)
         blocks = starfile.read(file, always_dict=True, parse_as_string=_TEXT)
-        _check_columns(blocks)
+        _check_tables(blocks)
     name = _block_of_particles(path, blocks)
     if isinstance(blocks.get("optics"), dict):
         blocks["optics"] = pd.DataFrame([blocks["optics"]])  # one group, written without a loop
@@ -57,12 +57,18 @@ def _check_blocks(file: Path) -> None:
             seen.add(name)
 
 
-def _check_columns(blocks: dict) -> None:
-    "`ValueError` if a column of a table comes twice."
+def _check_tables(blocks: dict) -> None:
+    "`ValueError` if a column of a table comes twice, or a text runs over the end of its line."
     for name, block in blocks.items():
         twice = block.columns[block.columns.duplicated()] if hasattr(block, "columns") else []
         if len(twice):
             raise ValueError(f"the column {twice[0]:.80} of data_{name:.80} twice")
+        for column, values in block.items():  # an open quotation mark swallows whole rows
+            texts = [v for v in np.atleast_1d(values) if isinstance(v, str)]
+            if any(mark in "".join(texts) for mark in '\n\r\t"'):
+                raise ValueError(
+                    f"a quotation mark, tab or line break inside {column:.80} of data_{name:.80}"
+                )
 
 # %% ../../nbs/particles/01_star.ipynb #3e3bf7a5
 def _block_of_particles(path: Path, blocks: dict) -> str:
@@ -108,6 +114,7 @@ def _tomograms(path: Path) -> dict:
         )
     with reading(file, "a star file of tomograms with projections and defocus of their tilts"):
         blocks = starfile.read(file, always_dict=True)
+        _check_tables(blocks)
         found = {}
         for name, block in blocks.items():
             if isinstance(block, pd.DataFrame) and _TILTS[0] in block:

@@ -398,6 +398,8 @@ def test_models_of_a_file_are_states(tmp_path):
         ({"box": 63}, "even"),
         ({"snr": -1}, "positive"),
         ({"pixel_size": 0.5}, "larger box"),
+        ({"seed": -1}, "seed"),
+        ({"seed": 2**60}, "seed"),
     ],
 )
 def test_simulate_refuses(tmp_path, wrong, expected):

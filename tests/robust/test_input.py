@@ -331,6 +331,35 @@ def test_image_names_stay_in_their_folder(work, refused, way):
     assert len(allowed) == 12 if way == "absolute" else True
 
 
+@pytest.mark.parametrize("word", ["'", '"', 'a"b'])
+def test_quotation_marks_that_swallow_rows(work, refused, word):
+    star = Path("set/relion31.star")
+    star.write_text(star.read_text().replace("@particles.mrcs ", f"@particles.mrcs {word} "))
+    text = star.read_text().replace("_rlnImageName #1", "_rlnImageName #1\n_rlnMicrographName #2")
+    star.write_text(text)
+    refused(*train_on(star), says="rlnMicrographName")
+
+
+@pytest.mark.parametrize("command", ["score", "flexibility"])
+@pytest.mark.parametrize("change", [dict(xyz=255.0), dict(sigma=3e38)], ids=str)
+def test_true_atoms_outside_the_box(work, refused, command, change):
+    with np.load("set/truth/atoms.npz") as archive:
+        arrays = dict(archive)
+    ((name, value),) = change.items()
+    np.savez("set/truth/atoms.npz", **arrays | {name: np.full_like(arrays[name], value)})
+    out = ["--out", "out"] if command == "flexibility" else []
+    refused(command, "run", "--truth", "set/truth", "-n", "3", *out, says="set/truth")
+
+
+def test_residue_number_that_is_no_text(work, refused):
+    lines = Path("set/open.pdb").read_bytes().splitlines(keepends=True)
+    k = next(k for k, line in enumerate(lines) if line.startswith(b"ATOM"))
+    lines[k] = lines[k][:26] + b"\xf8" + lines[k][27:]
+    Path("set/open.pdb").write_bytes(b"".join(lines))
+    ends = ["--from", "set/open.pdb", "--to", "set/closed.pdb", "--frames", "2"]
+    refused("simulate", "out", "-n", "3", "--box", "16", *ends, says="open.pdb")
+
+
 # ---------------------------------------------------------------- accepted nonsense
 
 
