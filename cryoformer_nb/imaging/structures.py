@@ -69,8 +69,8 @@ def _check_atoms(structure: gemmi.Structure) -> None:
     "`ValueError` for names that are no text, and for positions or occupancies that are no numbers."
     for model in structure:
         for site in model.all():
-            # decoded when asked for, a letter of the residue's number included
-            site.chain.name, site.residue.name, str(site.residue.seqid), site.atom.name  # noqa: B018
+            residue = site.residue  # texts are decoded when asked for
+            site.chain.name, residue.name, str(residue.seqid), site.atom.name  # noqa: B018
             for number in (*site.atom.pos.tolist(), site.atom.occ):
                 if not abs(number) < 1e6:
                     raise ValueError(f"{number} for a position or occupancy of an atom")
