@@ -191,7 +191,7 @@ def true_volumes(
         )
     return torch.stack([fourier_crop3(volume, box or len(volume)) for volume in volumes])[index]
 
-
+# %% ../../nbs/imaging/09_truth.ipynb #43861902
 def with_maps(truth_dir) -> np.ndarray:
     "Numbers (k,) of the particles to compare: no junk, and the map of the state is known."
     good, truth = ~read_junk(truth_dir), Path(truth_dir)
