@@ -207,10 +207,12 @@ def particle_set(
     box = stacks.box if box is None else box
     if not isinstance(box, (int, np.integer)) or isinstance(box, bool):
         raise InputError(f"--box: expected a whole number of pixels, found {box!r:.80}")
-    if abs(shifts_px).max() > stacks.box:
+    far = abs(shifts_px).amax(-1)
+    if far.max() > stacks.box or far.median() > stacks.box / 2:
         raise InputError(
-            f"{table.path}: expected particles inside their images of {stacks.box} px, found a "
-            f"shift of {abs(shifts_px).max():.4g} px; check its unit, A or pixels"
+            f"{table.path}: expected particles inside their images of {stacks.box} px, found "
+            f"shifts of up to {far.max():.4g} px, half of them beyond {far.median():.4g}; check "
+            "their unit, A or pixels"
         )
     if box % 2 or not 4 <= box <= stacks.box:
         raise InputError(

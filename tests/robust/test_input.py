@@ -340,6 +340,15 @@ def test_quotation_marks_that_swallow_rows(work, refused, word):
     refused(*train_on(star), says="rlnMicrographName")
 
 
+def test_shifts_that_leave_no_particle_in_its_image(work, refused):
+    R, shifts = pickle.loads(Path("set/cryodrgn/poses.pkl").read_bytes())
+    poses = pickle.dumps((R, np.full_like(shifts, -1.0)))  # a whole box, as its unit is the box
+    Path("set/cryodrgn/poses.pkl").write_bytes(poses)
+    given = ["set/relion31.star", "--pose-pkl", "set/cryodrgn/poses.pkl"]
+    refused(*train_on(*given), says="inside their images")
+    assert not Path("out").exists()
+
+
 @pytest.mark.parametrize("command", ["score", "flexibility"])
 @pytest.mark.parametrize("change", [dict(xyz=255.0), dict(sigma=3e38)], ids=str)
 def test_true_atoms_outside_the_box(work, refused, command, change):
