@@ -164,7 +164,8 @@ def transfer(self: Particles, noise: torch.Tensor, rows) -> tuple[torch.Tensor, 
     "CTF times contrast of images as they are on disk, and their noise, (b, D, D//2+1) each."
     even = self.phases[0][self.phases[2][rows]].to(noise.device) if self.phases else 0.0
     h = ctf(self.ctf_params[rows].to(noise.device), self.box, self.pixel_size, even)
-    h, shape = ctf_in_images(h, torch.as_tensor(self.source.applied[rows]).to(noise.device))
+    applied = torch.as_tensor(self.source.applied)[rows]  # numpy takes a tensor of one as a number
+    h, shape = ctf_in_images(h, applied.to(noise.device))
     if self.contrast is not None:
         h = h * self.contrast[rows].to(h)[:, None, None]
     return h, noise * shape

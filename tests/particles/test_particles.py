@@ -656,3 +656,12 @@ def test_memory_stays_bounded(tmp_path):
     tracemalloc.stop()
     assert peak < 10e6
     assert particles.whole(80_000_000) is None
+
+
+def test_one_particle_at_a_time(fixtures):
+    particles, noise = load_particles(fixtures / "relion31.star"), torch.ones(16, 9)
+    both = particles.whitened(torch.tensor([3, 7]), noise)
+    for k, row in enumerate((3, 7)):
+        for rows in ([row], np.array([row]), torch.tensor([row])):
+            for one, of_both in zip(particles.whitened(rows, noise), both):
+                assert torch.allclose(one[0], of_both[k], atol=1e-5), type(rows)
