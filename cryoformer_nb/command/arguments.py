@@ -227,6 +227,9 @@ out OUT           folder to write: particles.star, particles.mrcs, truth/
 --shift-noise PX  put wrong shifts into the star file, off by up to +-PX pixels, 5 in the paper
                   (default %(default)s)
 --seed K          seed of everything random (default %(default)s)
+--cryobench       a set as CryoBench makes and lays them out: noise added at twice the box, B factor
+                  100 (default SNR 0.01 there), shifts within 20 of 256 px, dark images sorted by
+                  state; OUT is what 'benchmark cryobench' reads
 --overwrite       replace an existing set
 """,
     preset=dict(type=word),
@@ -347,7 +350,8 @@ what              scores after a given time; what noise leaves of the latent to 
                   whether the number of queries matters (partition); what each thing that real
                   sets do costs (nuisances); what refinement does to poses that are wrong by a
                   known amount (poses); latent R2 by number of images and SNR, beside its limit
-                  (curve)
+                  (curve); CryoBench's own figures on a set of its layout (cryobench)
+set DIR           folder of a CryoBench set, for cryobench
 --small           | a table at a size for two cores: about a quarter of an hour (default)
 --full            | a table at the paper's size: hours on a GPU
 --out DIR         folder to write a table into, as JSON and Markdown (default: print the Markdown)
@@ -357,20 +361,25 @@ what              scores after a given time; what noise leaves of the latent to 
 --seed K          seed of everything random in a table (default %(default)s)
 --seeds S         trainings a row of ablation, path, partition and nuisances (default %(default)s)
 --particles STAR  star file of a set with a truth, for quality, cost, memory and poses (default:
-                  presets, made for the occasion)
--n N              number of particles of a set (default 4000; a table has its own, a curve several)
+                  presets, made for the occasion); for cryobench the list of image stacks, if the
+                  set has several
+--run RUN         for cryobench: a finished run of the set, or a new folder to train into (default:
+                  a temporary one)
+-n N              number of particles of a set (default 4000; a table has its own, a curve several);
+                  for cryobench those decoded (default 100)
 --box D           box of a set in pixels (default 64; a table has its own)
 --minutes M       training time in minutes (default 5 for quality; 1 or 3 a row of a small table 1
-                  or 2, 20 passes a row of a full one)
+                  or 2, 20 passes a row of a full one, and of cryobench)
 --radii PX        also time balls of these radii in pixels, for cost (default: none)
 """,
     what=dict(
         choices=(
             *("quality", "limit", "cost", "memory"),
             *("table1", "table2", "ablation", "path", "partition", "nuisances"),
-            *("poses", "curve"),
+            *("poses", "curve", "cryobench"),
         )
     ),
+    set=dict(nargs="?"),
     **{"from": dict(dest="start")},
     to=dict(dest="end"),
     seed=dict(type=int, default=0),

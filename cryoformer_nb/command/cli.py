@@ -238,6 +238,8 @@ def _simulate(a) -> None:
     from cryoformer_nb.imaging.nuisances import REALISTIC, Nuisances
 
     given = {k: v for k in vars(Nuisances()) if (v := getattr(a, k)) is not None}
+    if a.cryobench:
+        return print(_cryobench_set(a, given))
     if a.junk_kinds:
         given["junk_kinds"] = tuple(dict.fromkeys(a.junk_kinds))
     ends = [f for f in (a.start, a.end) if f]
@@ -261,6 +263,25 @@ def _simulate(a) -> None:
             nuisances=replace(REALISTIC if a.realistic else Nuisances(), **given),
         )
     )
+
+# %% ../../nbs/command/01_cli.ipynb #eff8bbe2
+def _cryobench_set(a, nuisances: dict) -> str:
+    "Simulate a set of CryoBench's layout; what to do with it. `InputError` for options it has not."
+    from cryoformer_nb.bench.cryobench import simulate_cryobench
+    from cryoformer_nb.core.outputs import check_apart
+
+    others = ("start", "end", "frames", "small", "realistic", "pose_noise", "shift_noise")
+    excess = [name for name in (*others, "overwrite") if getattr(a, name)] + list(nuisances)
+    if excess:
+        raise InputError(
+            "--cryobench: expected --preset, -n, --box, --pixel-size, --snr, --shift and --seed, "
+            f"found {', '.join(excess)} too; leave it out"
+        )
+    check_apart(a.out, a.preset if a.preset and isfile(a.preset) else None)
+    size = dict(n=a.n or 4000, box=a.box or 64, snr=a.snr or 0.01)
+    options = dict(pixel_size=a.pixel_size, shift_px=a.shift, seed=a.seed)
+    out = simulate_cryobench(a.out, a.preset or "arm", **size, **options)
+    return f"{size['n']} particles: {out}\nnext: cryoformer benchmark cryobench {out}"
 
 # %% ../../nbs/command/01_cli.ipynb #352467f8
 def _settings(a):
@@ -467,6 +488,7 @@ def _page(a) -> None:
 def _table(a) -> str:
     "A table of the paper, regenerated, as Markdown; its progress goes to standard error."
     from cryoformer_nb.bench.ablation import STUDIES, ablation
+    from cryoformer_nb.bench.cryobench import cryobench
     from cryoformer_nb.bench.limits import curve
     from cryoformer_nb.bench.nuisances import nuisance_table
     from cryoformer_nb.bench.poses import pose_table
@@ -479,6 +501,8 @@ def _table(a) -> str:
     if a.out:
         check_table(a.out, a.what)
     size, own = "full" if a.full else "small", dict(config=Config(seed=a.seed), show=show)
+    if a.what == "cryobench":
+        return cryobench(a.set, a.run, a.particles, a.out, a.n or 100, a.minutes, **own)[1]
     if bool(a.start) != bool(a.end):
         raise InputError(
             "--from and --to: expected two structures, found only "
@@ -531,6 +555,11 @@ def _benchmark(a) -> None:
     part of a step, peak memory), or regenerate a table of the paper."""
     from cryoformer_nb.imaging.simulator import simulate
 
+    if (a.what == "cryobench") != bool(a.set) or (a.run and not a.set):
+        raise InputError(
+            "benchmark: expected the folder of a set with cryobench, and it and --run with nothing "
+            f"else, found {a.what} {a.set or ''}; see cryoformer benchmark --help"
+        )
     if a.what not in ("quality", "limit", "cost", "memory"):
         return print(_table(a))
     with tempfile.TemporaryDirectory() as folder:

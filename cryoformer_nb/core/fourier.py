@@ -61,12 +61,13 @@ def shell_index(
     box: int,
     ndim: int,  # 2: layout of rfft2c; 3: layout of fftc3
     device=None,
+    rounding=torch.round,  # of the radius; torch.floor for shells i <= |k| < i + 1
 ) -> Tensor:  # integer radius, (D, D//2+1) or (D, D, D)
     "Shell of each Fourier element: the radius in units of 1/box, rounded to the nearest integer."
     k = torch.fft.fftfreq(box, 1 / box, device=device)
     axes = [k, torch.fft.rfftfreq(box, 1 / box, device=device)] if ndim == 2 else [k] * ndim
     squares = sum(g**2 for g in torch.meshgrid(*axes, indexing="ij"))
-    return squares.sqrt().round().long()
+    return rounding(squares.sqrt()).long()
 
 # %% ../../nbs/core/02_fourier.ipynb #71b72ea2
 def shell_filter(

@@ -18,13 +18,14 @@ from .fourier import fftc3, shell_index
 def fsc_curves(
     a: torch.Tensor,  # (..., D, D, D)
     b: torch.Tensor,  # (..., D, D, D), broadcast against a
+    rounding=torch.round,  # of the radius, for the shells of other programs
 ) -> torch.Tensor:
     """FSC of shells 0..D/2, (..., D//2+1); shell = rint(radius).
 
     Differentiable; 0 where a map has no power.
     """
     box = a.shape[-1]
-    shells = shell_index(box, 3).to(a.device).flatten()
+    shells = shell_index(box, 3, a.device, rounding).flatten()
     keep = shells <= box // 2
 
     def power(x):
