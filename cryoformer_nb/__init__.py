@@ -31,6 +31,7 @@ _PUBLIC = {
     "show_training": "show.training",
     "show_fsc": "show.fsc",
     "show_particles": "show.particles",
+    "show_verdict": "show.training",
     "show_poses": "show.poses",
     "report": "show.report",
 }
@@ -51,7 +52,7 @@ if _TYPE_CHECKING:  # the same names for editors, which complete them; a test ho
     from .show.particles import show_particles
     from .show.poses import show_poses
     from .show.report import report
-    from .show.training import show_training
+    from .show.training import show_training, show_verdict
     from .training.run import Run
     from .training.train import train
 

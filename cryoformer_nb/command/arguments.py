@@ -118,11 +118,18 @@ READING = options(
 )
 
 # %% ../../nbs/command/00_arguments.ipynb #d664a883
-_TRAIN = [
-    *options(
-        """
+#: What is read; its place is the first.
+_SET = options(
+    """
 particles          RELION .star file, cryoSPARC .cs file, cryoDRGN folder, or an image stack
                    (.mrcs, .txt) with --pose-pkl and --ctf-pkl
+"""
+)
+
+_TRAIN = [
+    *_SET,
+    *options(
+        """
 --out RUN          run folder to write
 """,
         out=dict(required=True),
@@ -152,6 +159,8 @@ particles          RELION .star file, cryoSPARC .cs file, cryoDRGN folder, or an
         poses=dict(choices=("given", "refine", "search", "table", "residual", "encoder")),
     ),
 ]
+
+_VERDICT = [*_SET, *READING, *options("--json               print one JSON object")]
 
 # %% ../../nbs/command/00_arguments.ipynb #w0000001
 #: What real sets do; `simulate` has an option for each field of `Nuisances`.
@@ -406,6 +415,7 @@ COMMANDS = dict(
         [*_SIMULATE, *_NUISANCES],
     ),
     train=Command("reconstruct a particle set", _TRAIN),
+    verdict=Command("is the motion of a particle set real? asked without training", _VERDICT),
     volumes=Command("write maps of a run", _VOLUMES),
     flexibility=Command("write maps of which parts move, and of the attention", _FLEXIBILITY),
     fsc=Command("Fourier shell correlation of two maps", _FSC),

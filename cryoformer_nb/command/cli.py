@@ -318,6 +318,7 @@ def _describe_run(run, out) -> str:
             f"settled early: from about pass {when:.0f} on, images held out were predicted worse"
         )
     lines += [
+        run.verdict_words(),
         run.motion_words(),
         f"run folder: {out}",
         f"look at it:  cryoformer report {out}",
@@ -326,20 +327,11 @@ def _describe_run(run, out) -> str:
     return "\n".join(lines)
 
 # %% ../../nbs/command/01_cli.ipynb #48a6728c
-@command
-def _train(a) -> None:
-    "Train on particles and write a run folder: latents, model, poses, history and mean map."
-    from cryoformer_nb.core.outputs import check_apart, check_folder
+def _read(a):
+    "The particles of a command."
     from cryoformer_nb.particles.particles import load_particles
-    from cryoformer_nb.training.inference import half_map_fsc
-    from cryoformer_nb.training.train import check_half_sets, train
 
-    config = _settings(a)
-    check_apart(a.out, a.particles, a.config, a.pose_pkl, a.ctf_pkl, a.passthrough, a.ind)
-    check_half_sets(a.half_sets, a.resume)  # before anything is read
-    if not a.resume:
-        check_folder(a.out, a.overwrite)
-    particles = load_particles(
+    return load_particles(
         a.particles,
         a.datadir,
         a.box,
@@ -353,6 +345,21 @@ def _train(a) -> None:
         a.premultiplied,
         a.strict,
     )
+
+
+@command
+def _train(a) -> None:
+    "Train on particles and write a run folder: latents, model, poses, history and mean map."
+    from cryoformer_nb.core.outputs import check_apart, check_folder
+    from cryoformer_nb.training.inference import half_map_fsc
+    from cryoformer_nb.training.train import check_half_sets, train
+
+    config = _settings(a)
+    check_apart(a.out, a.particles, a.config, a.pose_pkl, a.ctf_pkl, a.passthrough, a.ind)
+    check_half_sets(a.half_sets, a.resume)  # before anything is read
+    if not a.resume:
+        check_folder(a.out, a.overwrite)
+    particles = _read(a)
     print(particles, flush=True)
     run = train(
         particles,
@@ -370,6 +377,23 @@ def _train(a) -> None:
         resolution = half_map_fsc(run).resolution_0143
         print(f"mean maps of the half sets agree to {resolution:.2f} A (FSC 0.143, no mask)")
     print(_describe_run(run, a.out))
+
+# %% ../../nbs/command/01_cli.ipynb #0d5e1d02
+@command
+def _verdict(a) -> None:
+    """Is the motion real? What half of the particles shows must explain the other half better than
+    the same maps turned at random. Takes seconds and no training."""
+    from cryoformer_nb.core.files import plain
+    from cryoformer_nb.particles.verdict import verdict
+
+    particles = _read(a)
+    found = verdict(particles)
+    if a.json:
+        said = dict(moving=found.moving, evidence=found.evidence) | found._asdict()
+        return print(json.dumps(plain(said)))
+    print(particles)
+    print(found)
+    print(f"poses seem {found.turn:.3f} rad and {found.shift_px:.2f} px a component off")
 
 # %% ../../nbs/command/01_cli.ipynb #f8cd1f86
 def _size(run, count: int) -> str:

@@ -172,17 +172,22 @@ def transfer(self: Particles, noise: torch.Tensor, rows) -> tuple[torch.Tensor, 
 
 
 @patch
+def at_box(self: Particles, box: int) -> Particles:
+    "The set with its images downsampled to a smaller even box."
+    scale = self.box / box
+    shifts_px, pixel_size = self.shifts_px / scale, self.pixel_size * scale
+    return replace(self, box=box, pixel_size=pixel_size, shifts_px=shifts_px)
+
+
+@patch
 def bright(self: Particles, counts: tuple = (300, 4000), clear: float = 3.0) -> Particles:
     "The set with the sign that its own average map tells, and a note of the evidence."
-    box = min(self.box, 32)
-    scale = self.box / box
-    shifts_px = self.shifts_px / scale
-    small = replace(self, box=box, pixel_size=self.pixel_size * scale, shifts_px=shifts_px)
+    small = self.at_box(min(self.box, 32))
     for count in counts:
         rows = evenly(len(self), count)
         parts = np.array_split(rows, -(-len(rows) // 100))
         y, h = (torch.cat(x) for x in zip(*(small.whitened(r, torch.ones(())) for r in parts)))
-        sign, errors = detect_sign(y, h, self.rotations[rows], shifts_px[rows])
+        sign, errors = detect_sign(y, h, small.rotations[rows], small.shifts_px[rows])
         if errors >= clear or count >= len(self):
             break
     evidence = f"third moment of the average map, {errors:.0f} standard errors"

@@ -27,6 +27,7 @@ from ..model.model import CryoFormer
 from ..model.poses import GivenPoses, make_poses
 from ..particles.consensus import Consensus, half_fsc
 from ..particles.identity import check_identity
+from ..particles.verdict import Verdict
 
 # %% ../../nbs/training/02_run.ipynb #4b3b18a8
 def _check_tensors(parts: dict, shapes: dict) -> None:
@@ -82,6 +83,10 @@ def check_checkpoint(state: dict) -> None:
         _check_tensors(state, dict(best=(len(held),)))
     if state["settling"] is not None:
         _check_numbers(dict(zip(("step", "progress"), state["settling"])), ("step", "progress"))
+    if state["verdict"] is not None:
+        known = dict(state["verdict"])
+        _check_numbers(known, ("error", "count", "resolution", "turn", "shift_px"))
+        _check_numbers({k: abs(v) for k, v in known.items()}, Verdict._fields)
     if state["motion"] is not None:
         _check_tensors(state["motion"], dict(mean=cube, weights=(box // 2 + 1,)))
         _check_numbers(state["motion"], ("held_out",))
@@ -114,10 +119,12 @@ def read_checkpoint(path) -> dict:
 def upgraded(state: dict) -> dict:
     """A checkpoint in today's form.
 
-    Before, nothing was held out, and all of the motion was shown. Before that, `particles` held
-    poses too: the present ones if the run had ended, else those it began with. Only of networks
-    were they the last word, as these did not remember what they had said.
+    Before, nobody asked whether anything moves. Before that, nothing was held out, and all of the
+    motion was shown. Before that, `particles` held poses too: the present ones if the run had
+    ended, else those it began with. Only of networks were they the last word, as these did not
+    remember what they had said.
     """
+    state.setdefault("verdict", None)
     if "motion" not in state:
         state |= dict(motion=None, held=torch.zeros(0, dtype=torch.int64))
         state |= dict(best=None, worse=0, settling=None)
@@ -326,6 +333,20 @@ def motion_words(self: Run) -> str:
         return f"no motion holds, {judges}: all maps are the average"
     holds = f"the motion holds to {self.motion_resolution:.1f} A, {judges}"
     return f"{holds}; finer detail is the average's"
+
+# %% ../../nbs/training/02_run.ipynb #0d5e1a02
+@patch(as_prop=True)
+def verdict(self: Run) -> Verdict | None:
+    "Whether anything moves, as the particles said before training; None if nobody asked."
+    found = self.checkpoint["verdict"]
+    return Verdict(**found) if found else None
+
+
+@patch
+def verdict_words(self: Run) -> str:
+    "The same in a sentence."
+    missing = "nobody asked whether the motion is real: too few particles, or a run of before"
+    return str(self.verdict or missing)
 
 # %% ../../nbs/training/02_run.ipynb #87750221
 def read_half_maps(folder) -> tuple[np.ndarray, np.ndarray, float]:

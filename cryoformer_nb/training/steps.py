@@ -149,6 +149,7 @@ class Trainer:
         self.best = None  # losses (h,) of those held out, when they were lowest
         self.worse = 0  # looks in a row at which they had risen
         self.settling = None  # (step, progress) when they had risen for good
+        self.verdict = None  # whether anything moves, a `Verdict` as a dict
         self.losses = []  # of the steps since the last line of the history
         self.history = []
         self.snapshots = list(snapshots or [])
@@ -499,7 +500,7 @@ def update_poses(self: Trainer, progress: float) -> None:
 #: What a checkpoint remembers of a trainer beside its networks and the optimizer.
 REMEMBERED = (
     *("step", "seconds", "updates", "passes", "began", "history", "snapshots", "evidence"),
-    *("best", "worse", "settling"),
+    *("best", "worse", "settling", "verdict"),
 )
 
 

@@ -29,6 +29,7 @@ from ..particles.contrast import with_contrast
 from ..particles.identity import check_same
 from ..particles.particles import Particles, evenly, load_particles
 from ..particles.posterior import Refined, agreement, refine
+from ..particles.verdict import verdict
 from .run import Run, read_checkpoint, stored_average
 from .steps import REFINED, Trainer, choose_device
 
@@ -204,6 +205,11 @@ def new_trainer(
     poses = better.rotations, better.shifts_px
     particles = replace(particles, contrast=better.contrast)
     trainer = Trainer(particles, config, average, snapshots, poses)
+    if len(particles) >= 200:
+        found = verdict(better, average)
+        trainer.verdict = found._asdict()
+        if progress:
+            print(found, flush=True)
     trainer.start_latent()
     trainer.make_folder(out, overwrite, before)
     return trainer
