@@ -113,6 +113,8 @@ def shown(cell: dict) -> list:
     source = "".join(cell["source"])
     if cell["cell_type"] != "code":
         return [cell]
+    if cell["metadata"].get("jupyter", {}).get("source_hidden"):
+        return [dict(cell, source=f"#| code-fold: true\n#| code-summary: Check\n{source}")]
     if not re.match(r"#\|\s*export\s*\n", source):
         return [dict(cell, source=f"#| eval: false\n{source}") if mixed(source) else cell]
     lines, body = source.split("\n")[1:], ast.parse(source).body
@@ -271,6 +273,9 @@ def live(figure: dict, number: int) -> str:
     return f"{box}\n{script}"
 
 
+UNFOLDED = "#| code-fold: show\n"
+
+
 def finish(path: Path) -> None:
     "Outputs that smalldocs does not know, as HTML; widgets leave what they drew besides."
     nb, number = json.loads(path.read_text(encoding="utf-8")), 0
@@ -282,6 +287,8 @@ def finish(path: Path) -> None:
                 output["data"] = {"text/html": live(data[PLOTLY], number), "text/plain": "Figure"}
             elif "application/vnd.jupyter.widget-view+json" in data:
                 data.pop("application/vnd.jupyter.widget-view+json")
+        if cell["cell_type"] == "code":  # nbdev unfolds the source of every function
+            cell["source"] = "".join(cell["source"]).replace(UNFOLDED, "#| code-fold: true\n", 1)
     nb["metadata"].pop("widgets", None)
     path.write_text(json.dumps(nb), encoding="utf-8")
 

@@ -130,7 +130,7 @@ class Whole:
 
 # %% ../../nbs/model/03_transformer.ipynb #cc87b949
 class DecoderBlock(nn.Module):
-    """Deformation-aware update (Eq. 4) of queries (b, N, C) by tokens (b, T, C).
+    """Deformation-aware update, by attention (Eq. 4), of queries (b, N, C) by tokens (b, T, C).
 
     Inter-query self-attention, cross-attention to the deformation, feed-forward."""
 

@@ -192,7 +192,7 @@ class Cloud:
 
     def colours(self) -> list:
         "Names of all colours; `particles` is one colour for all."
-        loss = ["loss (no unit)"] if getattr(self.run, "model", None) is not None else []
+        loss = ["loss"] if getattr(self.run, "model", None) is not None else []
         return ["particles", *self.given, *loss, "along the motion", *self.columns]
 
 # %% ../../nbs/show/06_cloud.ipynb #a123f701
@@ -269,7 +269,7 @@ def title(self: Cloud, name: str) -> str:
             return f"{shown} ({unit})"
     if name in self.given or "(" in name:
         return shown
-    return shown + (", latent units" if kind in ("z", "along") else " (no unit)")
+    return shown + (", latent units" if kind in ("z", "along") else "")
 
 
 @patch

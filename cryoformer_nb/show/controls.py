@@ -51,9 +51,9 @@ def selection_controls(count: int) -> dict:
         count=named("HTML", "cf-count", ""),
         nearest_n=named("BoundedIntText", "cf-nearest-n", "how many", "90px", **number),
         nearest=_button("cf-nearest", around, "select nearest"),
-        clear=_button("cf-clear", "forget the selection", "clear"),
+        clear=_button("cf-clear", "select no particle", "clear selection"),
         file=named("Text", "cf-file", kinds, "220px", **file),
-        save=_button("cf-save", "save the selection", "save", button_style="primary"),
+        save=_button("cf-save", "save the selection", "save selection", button_style="primary"),
         status=named("HTML", "cf-status", ""),
     )
 
@@ -81,8 +81,8 @@ def map_controls(player: Player) -> dict:
         path=named("Dropdown", "cf-path", "the path that is played", "220px", **path),
         play=named("Play", "cf-play", "play", interval=400, **frame),
         frame=named("IntSlider", "cf-frame", along, "280px", description="map", **frame),
-        pick=_button("cf-pick", mine, "pick"),
-        forget=_button("cf-forget", "forget the picked places", "forget"),
+        pick=_button("cf-pick", mine, "add to picked points"),
+        forget=_button("cf-forget", "empty the path of your own", "clear picked points"),
         save_map=_button("cf-save-map", file, "save map"),
     )
 

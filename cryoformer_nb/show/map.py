@@ -19,6 +19,7 @@ from ..core.files import read_map
 from cryoformer_nb.show.scene import (
     best_camera,
     coloured,
+    light_mesh,
     lit,
     mesh,
     mesh_trace,
@@ -160,12 +161,14 @@ def path_figure(
     pixel_size: float = 1.0,  # A
     level: float | None = None,  # of all maps; default the median of Otsu's
     labels=None,  # one a map; default 1..n
-    box: int = 40,  # Fourier-crop to this box: keeps the page small
+    vertices: int = 10_000,  # of one map, about as many at most: keeps the page small
 ) -> go.Figure:
-    "A slider over the surfaces of several maps."
+    "A slider over the surfaces of several maps. `InputError` if none reaches the level."
     volumes = [np.asarray(v, dtype=np.float32) for v in volumes]
     level = float(np.median([surface_level(v) for v in volumes])) if level is None else level
-    meshes = [mesh(v, level, pixel_size, box) for v in volumes]
+    if not any(v.min() < level < v.max() for v in volumes):
+        raise InputError(f"path: expected a level that a map reaches, found {level:.3g}")
+    meshes = [light_mesh(v, level, pixel_size, vertices) for v in volumes]
     labels = [str(s) for s in (range(1, len(meshes) + 1) if labels is None else labels)]
     first, fig = len(meshes) // 2, go.Figure()
     for k, (points, triangles) in enumerate(meshes):

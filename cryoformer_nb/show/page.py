@@ -104,8 +104,13 @@ def is_page(path) -> bool:
 
 
 def _draw_figures(nb) -> int:
-    "Replace stored figures by HTML and leave widgets out; the number of figures."
+    """Replace stored figures by HTML, leave widgets and the sources of folded cells out.
+
+    Returns the number of figures."""
     number = 0
+    for cell in nb.cells:
+        if cell.metadata.get("jupyter", {}).get("source_hidden"):
+            cell.metadata["transient"] = {"remove_source": True}
     for output in (o for cell in nb.cells for o in cell.get("outputs", [])):
         data = output.get("data", {})
         if PLOTLY_MIME in data:

@@ -23,7 +23,7 @@ from ..core.fsc import fsc
 from ..core.outputs import check_file, output_file
 from ..imaging.truth import read_labels, read_poses
 from .cloud import latent_figure
-from .fsc import fsc_figure
+from .fsc import crosses, fsc_figure
 from .map import flexibility_figure, path_figure
 from .poses import animated_pose_figure
 from .training import loss_figure, verdict_figure
@@ -129,6 +129,16 @@ def path_card(run, path) -> str:
     return _card("Maps along the main motion", fig, reading, "maps", extra=play)
 
 # %% ../../nbs/show/14_report.ipynb #20da1974
+def _dot(
+    curve: np.ndarray,  # (s,)
+    threshold: float,
+) -> str:
+    "What the dot on a curve means; that there is none where the curve does not cross."
+    if crosses(curve, threshold):
+        return f" The dot marks the resolution at {threshold}."
+    return f" It does not cross {threshold} before Nyquist, so no resolution is marked."
+
+
 def truth_card(run, scores: dict) -> str:
     "FSC of the particles' maps against their true maps."
     names = ("fsc_curve", "fsc_low", "fsc_high", "ceiling_curve")
@@ -138,9 +148,9 @@ def truth_card(run, scores: dict) -> str:
         f"Each of {len(scores['particles'])} particles' maps against its own true map: "
         "mean (line) and the middle 80 per cent (band). "
         "The dashed curve is what the average of all true maps reaches; "
-        "where the line lies above it, the maps tell more than any single map could. "
-        "The dot marks the resolution at 0.5."
+        "where the line lies above it, the maps tell more than any single map could."
     )
+    reading += _dot(value, 0.5)
     fig = fsc_figure(curves, run.pixel_size, dashed=("average true map",))
     return _card("Agreement with the truth", fig, reading, "fsc")
 
@@ -152,10 +162,8 @@ def half_map_card(run) -> str:
     except (InputError, AttributeError):  # a stand-in for a run may know none
         return ""
     curve = fsc(first, second, run.pixel_size).value
-    reading = (
-        "Two maps from independent halves of the particles. "
-        "The dot marks the resolution at 0.143, without a mask."
-    )
+    reading = "Two maps from independent halves of the particles, without a mask."
+    reading += _dot(curve, 0.143)
     fig = fsc_figure({"half maps": curve}, run.pixel_size, 0.143)
     return _card("Agreement of the half maps", fig, reading, "fsc")
 
@@ -164,12 +172,9 @@ def _other_maps(moving) -> dict:
     "Maps that may colour the surface besides the change of the density: name -> (D, D, D)."
     if moving.queries is None:
         return {}
-    others = {
-        "change of the logit (no unit)": moving.effect,
-        "change of all queries (no unit)": moving.queries,
-    }
+    others = {"change of the logit": moving.effect, "change of all queries": moving.queries}
     for channel, volume in enumerate(moving.channels):
-        others[f"change of attention channel {channel} (no unit)"] = volume
+        others[f"change of attention channel {channel}"] = volume
     return others
 
 
@@ -243,10 +248,10 @@ header h1 { font-size: 28px; line-height: 1.2; margin: 0 0 6px; font-weight: 650
   overflow-wrap: anywhere; }
 header p { margin: 0; color: #b8c7d4; }
 main { padding: 0 24px 32px; }
-.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(128px, 1fr)); gap: 1px;
+.facts { display: flex; flex-wrap: wrap; gap: 1px;
   background: var(--line); border-radius: 10px; overflow: hidden;
   box-shadow: 0 2px 10px #16212c22; }
-.fact { background: #fff; padding: 14px 16px; }
+.fact { background: #fff; padding: 14px 16px; flex: 1 1 128px; }
 .fact b { display: block; font-size: 21px; font-weight: 650; font-variant-numeric: tabular-nums;
   line-height: 1.3; }
 .fact.key b { color: var(--accent); }
@@ -312,13 +317,14 @@ def _tiles(facts: list) -> str:
     return f'<div class="facts">{"".join(tiles)}</div>'
 
 
-def settings_card(settings: str) -> str:
-    "The settings of a run, folded away; empty if they are not known."
-    if not settings:
+def settings_card(settings: str, notes) -> str:
+    "How the images were read and the settings of a run, folded away; empty if none is known."
+    known = "".join(f"# {note}\n" for note in notes) + settings
+    if not known:
         return ""
     return (
         '<section class="card wide"><details><summary>Settings of this run</summary>'
-        f"<pre>{escape(settings)}</pre></details></section>"
+        f"<pre>{escape(known)}</pre></details></section>"
     )
 
 
@@ -372,12 +378,11 @@ def report(
         flexibility_card(run, scores),
         pose_card(run, truth),
         loss_card(run),
-        settings_card(settings),
+        settings_card(settings, getattr(particles, "notes", None) or []),
     ]
-    notes = "".join(f" · {note}" for note in getattr(particles, "notes", None) or [])
     html = _page(
         title or f"Reconstruction {folder.name if folder else ''}".strip(),
-        "A continuous family of maps from single-particle images" + notes,
+        "A continuous family of maps from single-particle images",
         _facts(run, scores),
         cards,
     )

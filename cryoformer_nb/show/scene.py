@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['STILL_TO_MOVING', 'surface_level', 'mesh', 'mesh_or_none', 'mesh_trace', 'styled', 'as_xyz', 'best_camera', 'lit',
-           'scene_box', 'limits', 'limits_inside', 'on_surface', 'colour_bar', 'coloured', 'shrunk', 'halved']
+           'scene_box', 'limits', 'limits_inside', 'on_surface', 'colour_bar', 'coloured', 'shrunk', 'light_mesh',
+           'halved']
 
 # %% ../../nbs/show/02_scene.ipynb #fc686832
 import numpy as np
@@ -225,6 +226,24 @@ def shrunk(
         v = zoom(smooth, 1 / ratio, order=1, grid_mode=True, mode="nearest")
         level = float(np.quantile(v, 1 - share))
     return v, level
+
+# %% ../../nbs/show/02_scene.ipynb #b2706156
+def light_mesh(
+    volume,  # (z, y, x)
+    level: float,
+    pixel_size: float = 1.0,  # A
+    vertices: int | None = None,  # about as many at most; default all
+    cut=None,  # called with the map before its surface is taken
+) -> tuple[np.ndarray, np.ndarray]:
+    "The mesh of a map as it is, or of the finest grid that is light enough, in the same place."
+    v, level = (volume, level) if vertices is None else shrunk(volume, level, vertices)
+    step = len(volume) * pixel_size / len(v)
+    points, triangles = mesh_or_none(cut(v) if cut else v, level, step)
+    if len(v) != len(volume):  # its voxels are blocks, and lie between those of the map
+        coarse = (len(v) // 2 - (len(v) - 1) / 2) * step
+        fine = (len(volume) // 2 - (len(volume) - 1) / 2) * pixel_size
+        points = points + np.float32(coarse - fine)
+    return points, triangles
 
 # %% ../../nbs/show/02_scene.ipynb #d48b1074
 def halved(

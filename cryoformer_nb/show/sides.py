@@ -249,7 +249,7 @@ def straight(
     if len(knots) < 2:
         raise InputError(
             f"path: expected at least two picked points, found {len(knots)}; click on a particle, "
-            "then on 'pick'"
+            "then on 'add to picked points'"
         )
     knots = np.array(knots)
     along = np.r_[0, np.cumsum(np.linalg.norm(np.diff(knots, axis=0), axis=1))]

@@ -61,7 +61,7 @@ def loss_figure(
         go.Figure([recorded, median]),
         height=340,
         xaxis_title="training time (min)",
-        yaxis=dict(title="loss (no unit)", range=limits),
+        yaxis=dict(title="loss", range=limits),
         legend=dict(orientation="h", y=1.02, yanchor="bottom", x=0),
     ).update_layout(margin=dict(l=60, b=50, t=40))
 
@@ -121,7 +121,7 @@ def training_figure(
     styled(fig, height, showlegend=False)
     fig.update_annotations(font=dict(size=12, color="#5b6875"))
     small = dict(size=12)
-    for column, text, mode in ((1, "loss (no unit)", "normal"), (2, "images per second", "tozero")):
+    for column, text, mode in ((1, "loss", "normal"), (2, "images per second", "tozero")):
         fig.update_xaxes(title=dict(text="training time (min)", font=small), row=1, col=column)
         title = dict(text=text, font=small, standoff=4)
         fig.update_yaxes(title=title, rangemode=mode, row=1, col=column)

@@ -8,6 +8,7 @@ __all__ = ['WHOLE', 'VolumeView', 'atoms_trace']
 # %% ../../nbs/show/04_volume.ipynb #14060fff
 import threading
 import time
+from functools import partial
 from html import escape
 from types import SimpleNamespace
 
@@ -23,13 +24,12 @@ from cryoformer_nb.show.scene import (
     best_camera,
     coloured,
     halved,
+    light_mesh,
     limits_inside,
     lit,
-    mesh_or_none,
     mesh_trace,
     on_surface,
     scene_box,
-    shrunk,
     styled,
 )
 
@@ -90,17 +90,10 @@ def surface(
     vertices: int | None = None,  # about as many at most; default all
 ) -> dict:
     "Properties of the trace of one map."
-    v, level = layer.volume, layer.level
-    if vertices is not None:
-        v, level = shrunk(v, level, vertices)
+    cut = None
     if self.cut != WHOLE:
-        v = halved(v, self.cut, self.cut_at, self.side)
-    step = self.extent / len(v)
-    points, triangles = mesh_or_none(v, level, step)
-    if len(v) != len(layer.volume):
-        coarse = (len(v) // 2 - (len(v) - 1) / 2) * step
-        fine = (len(layer.volume) // 2 - (len(layer.volume) - 1) / 2) * self.pixel_size
-        points = points + np.float32(coarse - fine)
+        cut = partial(halved, axis=self.cut, place=self.cut_at, towards=self.side)
+    points, triangles = light_mesh(layer.volume, layer.level, self.pixel_size, vertices, cut)
     looks = dict(visible=layer.visible, opacity=layer.opacity, color=layer.colour)
     style = looks | dict(showscale=False, hoverinfo="skip")
     if layer is self.layers[0] and self.colour and len(points):

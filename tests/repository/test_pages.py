@@ -90,6 +90,16 @@ def test_tutorial_has_three_exercises(path):
 
 
 @pytest.mark.parametrize("path", TUTORIALS, ids=named)
+def test_checks_do_not_show_their_answers(path):
+    "Their cells are folded in JupyterLab; the site and exported pages follow."
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "code" and re.search(r"^check\(", source, flags=re.M):
+            folded = cell["metadata"].get("jupyter", {}).get("source_hidden")
+            assert folded, f"fold the cell of the check: {source[:60]}"
+
+
+@pytest.mark.parametrize("path", TUTORIALS, ids=named)
 def test_solutions_use_only_names_that_were_defined(path, tmp_path):
     "A solution runs after the cells above it, so the names that it uses must be theirs or its own."
     lines = []
@@ -150,6 +160,20 @@ def test_quarto_file_is_plain(quarto):
     for item in quarto["website"]["sidebar"]["contents"]:
         for page in item["contents"] if isinstance(item, dict) else [item]:
             assert (ROOT / "nbs" / page).is_file(), f"_quarto.yml lists {page}, which is not there"
+
+
+def test_tutorials_have_one_order(quarto):
+    "That of their numbers: in the folder, in their titles, in the sidebar and on the first page."
+    names = [path.name for path in TUTORIALS]
+    for number, path in enumerate(TUTORIALS, 1):
+        assert path.name.startswith(f"{number:02d}_"), path.name
+        assert cells(path)[0][1].startswith(f"# {number}. "), f"{path.name}: number in the title"
+    items = quarto["website"]["sidebar"]["contents"]
+    section = next(i for i in items if isinstance(i, dict) and i["section"] == "Tutorials")
+    assert [Path(page).name for page in section["contents"]] == names
+    listed = " ".join(source for _, source in cells(ROOT / "nbs" / "index.ipynb"))
+    rows = re.findall(r"^\| (\d+) \| \[[^\]]*\]\(tutorials/([^)]*)\)", listed, flags=re.M)
+    assert rows == [(str(k), name) for k, name in enumerate(names, 1)]
 
 
 def test_links_of_the_navigation_bar_exist(quarto):

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 #: The layers, in the order in which data flow: a folder imports itself and those before it.
 LAYERS = ["core", "imaging", "particles", "model", "training", "analysis", "show"]
 LAYERS += ["bench", "command"]
-NOTEBOOKS = sorted((ROOT / "nbs").glob("*/[0-9]*.ipynb"))
+NOTEBOOKS = sorted(p for layer in LAYERS for p in (ROOT / "nbs" / layer).glob("[0-9]*.ipynb"))
 TUTORIALS = sorted((ROOT / "nbs" / "tutorials").glob("*.ipynb"))
 
 

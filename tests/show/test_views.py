@@ -79,7 +79,7 @@ def views(run) -> dict:
     "name -> (a fresh view, name of each of its public methods -> arguments)."
     look = (Trainer(Run(run.path)),)
     training = dict(text=(), refresh=(), draw=(), look=look)
-    fsc = dict(resolutions=(), crosses=("soft",), words=("soft",), table=())
+    fsc = dict(resolutions=(), words=("soft",), table=())
     fsc |= dict(set_threshold=(0.5,), set_visible=("soft", False))
     particles = dict(pictures=(), move_to=(7,), move=(3,), set_resolution=(30.0,))
     return {
