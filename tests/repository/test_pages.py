@@ -184,6 +184,48 @@ def test_links_of_the_navigation_bar_exist(quarto):
         assert there, f"_quarto.yml: the bar links to {href}, which is not there"
 
 
+def stored(name: str) -> str:
+    "What a page shows: its text, and the Markdown among its outputs."
+    nb = json.loads((ROOT / "nbs" / name).read_text(encoding="utf-8"))
+    outputs = [o for cell in nb["cells"] for o in cell.get("outputs", [])]
+    texts = [o.get("data", {}).get("text/markdown", []) for o in outputs]
+    return "\n".join("".join(t) for t in [*(cell["source"] for cell in nb["cells"]), *texts])
+
+
+def test_page_of_commands_is_that_of_the_parser():
+    from cryoformer_nb.command.arguments import COMMANDS
+
+    page = stored("commands.ipynb")
+    for name, command in COMMANDS.items():
+        part = page.partition(f"## cryoformer {name}\n")[2].partition("\n## ")[0]
+        assert part, f"{name} is not on the page: run nbs/commands.ipynb again"
+        for option in command.options:
+            text = option.settings.get("help", "").partition("%")[0]
+            assert f"| `{option.names[0]}`" in part, f"{name}: {option.names[0]} is missing"
+            assert text[:30] in part, f"{name} {option.names[0]}: other words"
+
+
+def test_page_of_settings_is_that_of_config():
+    from dataclasses import fields
+
+    from cryoformer_nb.model.config import Config
+
+    page = stored("settings.ipynb")
+    for field in fields(Config):
+        value = {True: "on", False: "off"}.get(field.default) if field.type is bool else None
+        row = f"| `{field.name}` | {value or field.default} |"
+        assert row in page, f"run nbs/settings.ipynb again: {row}"
+
+
+def test_glossary_has_a_hundred_terms_each_with_its_page():
+    rows = re.findall(
+        r"^\| \*\*(.+?)\*\* \| (.+?) \| \[.+?\]\((.+?)\) \|$", stored("glossary.ipynb"), re.M
+    )
+    assert len({term for term, _, _ in rows}) == len(rows) >= 100
+    for term, _, target in rows:
+        assert (ROOT / "nbs" / target).is_file(), term
+
+
 PACKAGED = r"(plotly|katex|3dmol|jquery|require)[\w.-]*\.(js|css)$|\.woff2?$|\.min\.(js|css)$"
 
 
