@@ -351,6 +351,15 @@ def localise(text: str, offset: str) -> str:
     return text.replace("</head>", head + "</head>", 1)
 
 
+TITLE = r'(<header id="title-block-header".*?)(</header>)'
+
+
+def with_notebook(text: str, name: str) -> str:
+    "A page that offers its notebook, below its title."
+    link = f'<p class="page-notebook"><a href="{name}" download>Download this notebook</a></p>'
+    return re.sub(TITLE, lambda found: f"{found[1]}{link}{found[2]}", text, count=1, flags=re.S)
+
+
 def llms_line(page) -> str:
     "A page and its description, as one item of a list."
     line = f"- [{page.title}]({page.out.with_suffix('.llms.md')})"
@@ -398,7 +407,12 @@ def render(proc: Path, out: Path, settings: dict) -> list:
     pages = []
     for page in site.pages.values():
         path, offset = out / page.out, "../" * (len(page.out.parts) - 1)
-        pages.append(rewrite(path, lambda text, offset=offset: localise(text, offset)))
+        shutil.copy(ROOT / "nbs" / page.src, path.with_name(page.src.name))
+
+        def change(text, offset=offset, name=page.src.name):
+            return with_notebook(localise(text, offset), name)
+
+        pages.append(rewrite(path, change))
         copy = path.with_suffix(".llms.md")
         if copy.exists():
             rewrite(copy, lambda text: re.sub(FIGURE, "(figure)", text, flags=re.S))

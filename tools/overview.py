@@ -135,11 +135,11 @@ def frame() -> list:
     back = "M740 415V436Q740 448 728 448H152Q140 448 140 436V418M131 428L140 416L149 428"
     parts.append(line(back, BLUE, 2.4, stroke_linecap="round"))
     parts.append(tag("rect", x=200, y=428, width=480, height=44, fill="#fff"))
-    words = "project, apply the CTF, compare with the image: that is the loss"
+    words = "project, apply the CTF, compare: the loss"
     parts.append(text(440, 446, words, 15, INK, 600))
     parts.append(text(440, 466, "imaging, training", 13, BLUE, 600))
-    parts.append(text(1075, 446, "explore it in JupyterLab: show", 14, INK, 600))
-    parts.append(text(1075, 466, "or from the command line: command", 13, GREY))
+    parts.append(text(1075, 446, "in JupyterLab: show", 14, INK, 600))
+    parts.append(text(1075, 466, "in a terminal: command", 13, GREY))
     return parts
 
 
@@ -226,6 +226,27 @@ def picture(run, particles, labels: np.ndarray) -> str:
     )
 
 
+#: Parts of the drawing, left, top, width and height, and where they stand on a phone.
+WINDOWS = [
+    ((20, 20, 240, 390), (10, 5, 276, 448)),
+    ((297, 20, 255, 390), (300, 5, 293, 448)),
+    ((585, 20, 345, 390), (10, 455, 345, 390)),
+    ((972, 20, 222, 390), (370, 455, 222, 390)),
+]
+
+
+def for_a_phone(drawing: str) -> str:
+    "The same four parts in two rows, twice as large on a narrow screen."
+    start, end = drawing.index(">") + 1, drawing.rindex("</svg>")
+    parts = [tag("defs", tag("g", drawing[start:end], id="all"))]
+    parts.append(tag("rect", width=600, height=850, rx=14, fill="#ffffff", stroke=LINE))
+    for seen, (x, y, width, height) in WINDOWS:
+        box = dict(x=x, y=y, width=width, height=height, viewBox=" ".join(map(str, seen)))
+        parts.append(tag("svg", tag("use", href="#all"), **box))
+    head = drawing[:start].replace('viewBox="0 0 1200 480"', 'viewBox="0 0 600 850"')
+    return head + "\n" + "\n".join(parts) + "\n</svg>"
+
+
 if __name__ == "__main__":
     if len(sys.argv) != 3:
         sys.exit(__doc__)
@@ -233,5 +254,7 @@ if __name__ == "__main__":
     out = ROOT / "nbs" / "images" / "overview.svg"
     particles = load_particles(star, box=run.box)
     labels = np.load(star.parent / "truth" / "labels.npy")
-    out.write_text(picture(run, particles, labels) + "\n", encoding="utf-8")
-    print(f"{out.relative_to(ROOT)}: {out.stat().st_size / 1e3:.0f} kB")
+    drawing = picture(run, particles, labels)
+    for path, svg in ((out, drawing), (out.with_stem("overview_phone"), for_a_phone(drawing))):
+        path.write_text(svg + "\n", encoding="utf-8")
+        print(f"{path.relative_to(ROOT)}: {path.stat().st_size / 1e3:.0f} kB")

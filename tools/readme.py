@@ -29,7 +29,7 @@ def markdown(source: str) -> str:
     parts = re.split(r"(^```.*?^```)", source, flags=re.M | re.S)
     for k in range(0, len(parts), 2):
         parts[k] = re.sub(r"(\]\()([^)\s]+)(\))", link, parts[k])
-        parts[k] = re.sub(r'(<img [^>]*src=")([^"]+)(")', link, parts[k])
+        parts[k] = re.sub(r'(<(?:img|source) [^>]*src(?:set)?=")([^"]+)(")', link, parts[k])
     return "".join(parts)
 
 

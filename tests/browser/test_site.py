@@ -102,6 +102,13 @@ def test_every_page_has_a_title_and_a_text(walk):
     assert not {name: page["words"] for name, page in walk.items() if page["words"] <= 60}
 
 
+def test_every_page_offers_its_notebook(walk, site):
+    for name, page in walk.items():
+        (link,) = [href for href in page["links"] if href.endswith(".ipynb")]
+        kept = json.loads((site / name).with_name(link).read_text(encoding="utf-8"))
+        assert kept["cells"], name
+
+
 def test_no_request_leaves_the_machine(walk):
     assert not offenders(walk, "foreign")
     sources = {(name, s) for name, page in walk.items() for s in page["sources"]}

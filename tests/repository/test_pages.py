@@ -198,11 +198,12 @@ def test_page_of_commands_is_that_of_the_parser():
     page = stored("commands.ipynb")
     for name, command in COMMANDS.items():
         part = page.partition(f"## cryoformer {name}\n")[2].partition("\n## ")[0]
+        plain = part.replace("`", "")
         assert part, f"{name} is not on the page: run nbs/commands.ipynb again"
         for option in command.options:
             text = option.settings.get("help", "").partition("%")[0]
             assert f"| `{option.names[0]}`" in part, f"{name}: {option.names[0]} is missing"
-            assert text[:30] in part, f"{name} {option.names[0]}: other words"
+            assert text[:30] in plain, f"{name} {option.names[0]}: other words"
 
 
 def test_page_of_settings_is_that_of_config():
