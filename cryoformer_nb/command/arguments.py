@@ -146,6 +146,7 @@ _TRAIN = [
 --poses            given: as in the file (default); refine: nearly right ones, improved where data
                    prove it, before and in training; search: looked for far away too; table,
                    residual, encoder (the paper): learnt by gradients
+--drop-junk        leave out images that show no one particle, as `cryoformer junk` does
 --half-sets        also train on two independent halves, for half1.mrc, half2.mrc and their FSC;
                    the time is shared: half, a quarter, a quarter
 --resume           continue the run in RUN with its settings
@@ -161,6 +162,15 @@ _TRAIN = [
 ]
 
 _VERDICT = [*_SET, *READING, *options("--json               print one JSON object")]
+
+_JUNK = [
+    *_SET,
+    *options(
+        "--out FILE.star      star file to write, of what is no junk", out=dict(required=True)
+    ),
+    *READING,
+    *options("--overwrite          replace FILE.star"),
+]
 
 # %% ../../nbs/command/00_arguments.ipynb #w0000001
 #: What real sets do; `simulate` has an option for each field of `Nuisances`.
@@ -358,7 +368,8 @@ what              scores after a given time; what noise leaves of the latent to 
                   (ablation); the way from the paper's network to ours, one change a row (path);
                   whether the number of queries matters (partition); what each thing that real
                   sets do costs (nuisances); what refinement does to poses that are wrong by a
-                  known amount (poses); latent R2 by number of images and SNR, beside its limit
+                  known amount (poses); how often a rigid molecule is called moving
+                  (verdict); latent R2 by number of images and SNR, beside its limit
                   (curve); CryoBench's own figures on a set of its layout (cryobench)
 set DIR           folder of a CryoBench set, for cryobench
 --small           | a table at a size for two cores: about a quarter of an hour (default)
@@ -368,7 +379,8 @@ set DIR           folder of a CryoBench set, for cryobench
                   molecule will do (default: a stand-in, at the small size)
 --to 7W73.cif     second structure of the pedv set
 --seed K          seed of everything random in a table (default %(default)s)
---seeds S         trainings a row of ablation, path, partition and nuisances (default %(default)s)
+--seeds S         trainings a row of ablation, path, partition and nuisances, sets of the longest
+                  rows of verdict (default %(default)s)
 --particles STAR  star file of a set with a truth, for quality, cost, memory and poses (default:
                   presets, made for the occasion); for cryobench the list of image stacks, if the
                   set has several
@@ -385,7 +397,7 @@ set DIR           folder of a CryoBench set, for cryobench
         choices=(
             *("quality", "limit", "cost", "memory"),
             *("table1", "table2", "ablation", "path", "partition", "nuisances"),
-            *("poses", "curve", "cryobench"),
+            *("poses", "verdict", "curve", "cryobench"),
         )
     ),
     set=dict(nargs="?"),
@@ -416,6 +428,7 @@ COMMANDS = dict(
     ),
     train=Command("reconstruct a particle set", _TRAIN),
     verdict=Command("is the motion of a particle set real? asked without training", _VERDICT),
+    junk=Command("leave out images that show no one particle", _JUNK),
     volumes=Command("write maps of a run", _VOLUMES),
     flexibility=Command("write maps of which parts move, and of the attention", _FLEXIBILITY),
     fsc=Command("Fourier shell correlation of two maps", _FSC),

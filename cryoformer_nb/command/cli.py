@@ -347,6 +347,16 @@ def _read(a):
     )
 
 
+def _without_junk(particles):
+    "The set without junk; says how much it was."
+    from cryoformer_nb.particles.junk import without_junk
+
+    rest, scores = without_junk(particles)
+    lost = len(scores) - len(rest)
+    print(f"left out {lost} of {len(scores)} images ({lost / len(scores):.1%}) that look like junk")
+    return rest
+
+
 @command
 def _train(a) -> None:
     "Train on particles and write a run folder: latents, model, poses, history and mean map."
@@ -361,6 +371,8 @@ def _train(a) -> None:
         check_folder(a.out, a.overwrite)
     particles = _read(a)
     print(particles, flush=True)
+    if a.drop_junk:
+        particles = _without_junk(particles)
     run = train(
         particles,
         a.out,
@@ -394,6 +406,20 @@ def _verdict(a) -> None:
     print(particles)
     print(found)
     print(f"poses seem {found.turn:.3f} rad and {found.shift_px:.2f} px a component off")
+
+# %% ../../nbs/command/01_cli.ipynb #0d5e1d05
+@command
+def _junk(a) -> None:
+    """Leave out images that show no one particle: ice, empty fields, pairs. Writes a star file of
+    the rest; its image names are those of the particle file, so keep it beside that."""
+    from cryoformer_nb.core.outputs import check_apart, check_file
+    from cryoformer_nb.particles.particles import write_star
+
+    check_apart(a.out, a.particles, a.pose_pkl, a.ctf_pkl, a.passthrough, a.ind)
+    check_file(a.out, a.overwrite)
+    particles = _read(a)
+    print(particles, flush=True)
+    print(write_star(_without_junk(particles), a.out))
 
 # %% ../../nbs/command/01_cli.ipynb #f8cd1f86
 def _size(run, count: int) -> str:
@@ -517,6 +543,7 @@ def _table(a) -> str:
     from cryoformer_nb.bench.nuisances import nuisance_table
     from cryoformer_nb.bench.poses import pose_table
     from cryoformer_nb.bench.tables import check_table, table1, table2
+    from cryoformer_nb.bench.verdict import verdict_table
     from cryoformer_nb.model.config import Config
 
     def show(line):
@@ -537,6 +564,9 @@ def _table(a) -> str:
         own |= {key: value for key, value in given.items() if value}
         return curve(size, a.out, (a.start, a.end), **own)[1]
     own |= {key: value for key, value in dict(n=a.n, box=a.box).items() if value}
+    if a.what == "verdict":
+        own |= dict(seeds=a.seeds, seed=own.pop("config").seed)
+        return verdict_table(size, a.out, **own)[1]
     if a.what == "poses":
         return pose_table(size, a.out, a.particles, **own)[1]
     if a.what == "nuisances":

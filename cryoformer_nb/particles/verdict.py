@@ -62,6 +62,7 @@ class Halves(NamedTuple):
     images: list  # two `LowImages`
     models: list  # two `LinearModel`, of each half
     shell: int  # frequencies below it
+    allowed: bool  # whether poses are good enough for that
     turn: float  # rad a component that poses seem off
     shift_px: float  # px of the particles' box
 
@@ -72,7 +73,7 @@ def _fitted(particles: Particles, average: Consensus, shell: int, most: int, see
     images = [LowImages(particles, average, part, shell) for part in rows]
     models = [fit_linear(half, most, seed=seed)[0] for half in images]
     _, shift, _, turn, *_ = sum(m.variance[-FIXED:] for m in models).div(2).sqrt().tolist()
-    return Halves(images, models, shell, turn, shift * particles.box / images[0].small)
+    return Halves(images, models, shell, True, turn, shift * particles.box / images[0].small)
 
 
 def half_models(
@@ -86,8 +87,10 @@ def half_models(
     "The half sets below a shell at which errors of poses still are small; at least 4."
     found = _fitted(particles, average, shell, most, seed)
     radius, box = extent(average), particles.box
-    allowed = max(int(phase * linear_shell(found.turn, found.shift_px, radius, box)), 4)
-    return found if allowed >= shell else _fitted(particles, average, allowed, most, seed)
+    last = int(phase * linear_shell(found.turn, found.shift_px, radius, box))
+    if last < shell:
+        found = _fitted(particles, average, max(last, 4), most, seed)
+    return found._replace(allowed=last >= 4)
 
 # %% ../../nbs/particles/14_verdict.ipynb #14000020
 #: Errors by which the maps of the other half must be better than turned ones.
@@ -102,6 +105,7 @@ class Verdict(NamedTuple):
     error: float  # standard error of the difference
     count: int  # particles asked
     resolution: float  # A; finer motion was not looked for
+    allowed: bool  # whether poses are good enough to tell
     turn: float  # rad a component that poses seem off
     shift_px: float  # px a component of the particles' box
 
@@ -113,9 +117,15 @@ class Verdict(NamedTuple):
     @property
     def moving(self) -> bool:
         "Whether it is clear that something moves."
-        return self.evidence > CLEAR
+        return self.allowed and self.evidence > CLEAR
 
     def __str__(self) -> str:
+        if not self.allowed:
+            return (
+                "whether the motion is real cannot be told: poses seem off by "
+                f"{self.turn:.2f} rad and {self.shift_px:.1f} px a component or more, which looks "
+                "like motion; refine them (--poses refine) and ask again"
+            )
         said = "the motion is real" if self.moving else "no motion is proven"
         better = "better" if self.evidence > 0 else "worse"
         return (
@@ -162,6 +172,7 @@ def verdict(
         error=float(error.clamp(min=1e-9)),
         count=len(some),
         resolution=some.box * some.pixel_size / min(halves.shell, some.box // 2),
+        allowed=halves.allowed,
         turn=halves.turn,
         shift_px=halves.shift_px * particles.box / some.box,
     )
