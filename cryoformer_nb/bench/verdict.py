@@ -88,7 +88,7 @@ VERDICT_COLUMNS = {
     "resolution": "looked at to (A)",
 }
 
-
+# %% ../../nbs/bench/07_verdict.ipynb #0d5e2012
 def verdict_row(question: Question, n: int, box: int, seeds: int, first: int = 0) -> VerdictRow:
     "Simulate with each seed and ask."
     found = []
