@@ -80,7 +80,7 @@ def region_queries(
             "attention volumes: expected a run with domain=real and deformation_blocks on, found "
             "one whose queries stand for no region; use the deviation of the density"
         )
-    z = torch.as_tensor(np.atleast_2d(latents), dtype=torch.float32)
+    z = torch.as_tensor(np.atleast_2d(latents), dtype=torch.float32, device=run.model.device)
     return torch.cat([run.model.queries(part) for part in z.split(8)])
 
 
@@ -89,10 +89,8 @@ def on_lattice(
     values,  # (..., v) numbers on the voxels of the support
 ) -> np.ndarray:
     "Put values on the voxels of the support into boxes (..., D, D, D), zero elsewhere."
-    mask = run.model.support.mask
-    full = torch.zeros(*values.shape[:-1], *mask.shape)
-    full[..., mask] = torch.as_tensor(values, dtype=torch.float32)
-    return full.numpy()
+    values = torch.as_tensor(values, dtype=torch.float32, device=run.model.device)
+    return run.model.support.place(values).cpu().numpy()
 
 
 def attention_volumes(
@@ -114,7 +112,7 @@ def query_deviation(
     "Standard deviation (C, D, D, D) of each attention volume over latents."
     moments = Moments()
     for q in region_queries(run, latents):
-        moments.add(run.model.support.regions.spread(q[None])[0].T)
+        moments.add(run.model.support.regions.spread(q[None])[0].T.cpu())
     return on_lattice(run, torch.from_numpy(moments.deviation))
 
 
@@ -126,10 +124,10 @@ def logit_deviation(
     "Standard deviation (D, D, D) over latents of the logit: density = scale * softplus(logit)."
     net, moments = run.model, Moments()
     field = net.features()
-    for part in torch.as_tensor(latents, dtype=torch.float32).split(8):
+    for part in torch.as_tensor(latents, dtype=torch.float32, device=net.device).split(8):
         y = (net.density(part, field) / net.scale).clamp(min=1e-30)
         for logit in y + torch.log(-torch.expm1(-y)):
-            moments.add(logit)  # the inverse of softplus, for small and large numbers
+            moments.add(logit.cpu())  # the inverse of softplus, for small and large numbers
     return on_lattice(run, torch.from_numpy(moments.deviation))
 
 # %% ../../nbs/analysis/01_flexibility.ipynb #a8f466a7

@@ -676,3 +676,8 @@ def _demo(a) -> None:
     print(_finish_demo(out, run, particles, a.preset))
     minutes = (time.perf_counter() - a.started) / 60
     print(f"done in {minutes:.1f} min; open {out / 'report.html'} in a browser")
+
+
+# `python -m cryoformer_nb.command.cli`, but no notebook, is the command
+if __name__ == "__main__" and "command.cli" in str(globals().get("__spec__")):
+    sys.exit(main())

@@ -136,14 +136,14 @@ class LinearLatent(nn.Module):
             self.register_buffer(name, getattr(model, name))
         self.register_buffer("shell", torch.tensor(model.shell))
         self.weight = nn.Parameter(scale * torch.eye(len(model.maps), latent_dim))
-        self.known = None  # transforms of the maps, made when they are needed
+        self.known = None  # the model and transforms of its maps, made when they are needed
 
     def forward(self, y: Tensor, rotations: Tensor, shifts_px: Tensor, h: Tensor) -> Tensor:
         "Latents (b, d) of whitened transforms y and CTF over noise h (b, D, D//2+1)."
-        model = LinearModel(self.mean, self.maps, self.variance, int(self.shell))
         if self.known is None:
-            self.known = transforms(model)
-        seen = amounts(model, self.known, y, h, rotations, shifts_px)
+            model = LinearModel(self.mean, self.maps, self.variance, int(self.shell))
+            self.known = model, transforms(model)
+        seen = amounts(*self.known, y, h, rotations, shifts_px)
         return seen.mean[:, : len(self.maps)] @ self.weight
 
     def _load_from_state_dict(self, *args) -> None:

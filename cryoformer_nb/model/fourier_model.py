@@ -53,21 +53,27 @@ class FourierCryoFormer(CryoFormer):
     def begin(self, mask: Tensor, start: Tensor) -> None:
         "The consensus map's transform and amplitude, and the frequencies of images and regions."
         c, box = self.config, self.box
-        amplitude = radial_amplitude(self.reference, 0.8 / c.start_px, float(self.width_px))
+        reference, f = self.reference.cpu(), frequencies(box)
+        amplitude = radial_amplitude(reference, 0.8 / c.start_px, float(self.width_px))
         half_space = torch.tensor([[0, -0.5, -0.5], [0.5, 0.5, 0.5]]) * box  # in units of 1/box
         self.register_buffer("amplitude", amplitude)
-        self.register_buffer("circle", frequencies(box).norm(dim=-1) < 0.5)
+        self.register_buffer("circle", f.norm(dim=-1) < 0.5)
+        self.register_buffer("inside", f[self.circle], persistent=False)  # (k, 2)
+        index = self.circle.flatten().nonzero()[:, 0]
+        self.register_buffer("inside_index", index, persistent=False)  # (k,) of the flat transform
         self.register_buffer("bounds", half_space)
         self.register_buffer("octants", octant_centres(half_space, c.queries))
-        self.register_buffer("start", padded_transform(self.reference, 2))
+        self.register_buffer("start", padded_transform(reference, 2))
         self.base = nn.Parameter(torch.zeros(box // 2 + 1))
+        self.to(mask.device)
         self.set_support(mask)
 
     def set_support(self, mask: Tensor) -> None:
         "There is none; only the map that the encoder subtracts has voxels."
         mask = self.reference > 0
         coords = lattice_coordinates(self.box, mask.cpu()).to(mask.device)
-        self.support = SimpleNamespace(mask=mask, coords=coords)
+        index = mask.flatten().nonzero()[:, 0]
+        self.support = SimpleNamespace(mask=mask, coords=coords, index=index)
 
 # %% ../../nbs/model/05_fourier_model.ipynb #698f4e57
 def octant_centres(
@@ -141,11 +147,12 @@ def predict(
     h: Tensor,  # (b, D, D//2+1) CTF over noise
 ) -> Tensor:  # (b, D, D//2+1)
     "Whitened transforms of the images of latents in their poses; zero beyond Nyquist."
-    f = frequencies(self.box, device=z.device)[self.circle].to(rotations.dtype)
+    f = self.inside.to(rotations.dtype)
     phase = 2 * torch.pi * shifts_px @ f.mT  # content moves by -t
     values = self.transform_at(f @ rotations[:, :2], self.queries(z))
     values = values * torch.polar(torch.ones_like(phase), phase)
-    return values.new_zeros(len(z), *self.circle.shape).masked_scatter(self.circle, values) * h
+    full = values.new_zeros(len(z), self.circle.numel())
+    return full.index_copy(1, self.inside_index, values).unflatten(1, self.circle.shape) * h
 
 
 @patch

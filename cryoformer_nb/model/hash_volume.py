@@ -276,12 +276,12 @@ def lattice_encoding(
     points: Tensor,  # (v, 3) xyz in [0, 1], fixed
 ) -> SparseMap:  # table (T, F) -> (v * L, F)
     "Fixed points: `lattice_encoding(grid, x)(grid.table).reshape(v, -1)` equals `grid(x)`."
-    v, levels = len(points), len(grid.layout)
+    points, v, levels = points.cpu(), len(points), len(grid.layout)
     index = np.empty((v, levels, 8), np.int32)
     weight = np.empty((v, levels, 8), np.float32)
     for k, (level, offset) in enumerate(zip(grid.layout, grid.offsets)):
         for rows in torch.arange(v).split(1 << 16):
-            entries, shares = level_entries(points[rows].cpu(), *level)
+            entries, shares = level_entries(points[rows], *level)
             index[rows, k] = (entries + offset).numpy()
             weight[rows, k] = shares.numpy()
     pointers = np.arange(v * levels + 1) * 8  # eight elements in every row

@@ -71,14 +71,27 @@ class Support:
     ):
         box, device = mask.shape[-1], grid.table.device
         self.mask = mask
+        self.index = mask.flatten().nonzero()[:, 0]  # (v,) of the flat map, looked up once
         self.coords = lattice_coordinates(box, mask.cpu()).to(device)  # (v, 3) px
         self.encode = fixed_encoding(grid, unit_coordinates(self.coords, box))
         self.regions = partition(self.coords, bounds, config)
         self.pool, self.empty = pooling(self.coords, bounds, config.queries)
 
+    def place(
+        self,
+        values: Tensor,  # (..., v)
+        outside: float | Tensor = 0.0,  # value of all other voxels
+    ) -> Tensor:  # (..., D, D, D)
+        "Values on the voxels of the support as maps."
+        full = values.new_zeros(*values.shape[:-1], self.mask.numel()) + outside
+        return full.index_copy(-1, self.index, values).unflatten(-1, self.mask.shape)
+
 # %% ../../nbs/model/04_model.ipynb #6db64f3c
 class CryoFormer(nn.Module):
-    "Continuous heterogeneous density; images are transforms in units of the noise."
+    """Continuous heterogeneous density; images are transforms in units of the noise.
+
+    It lies on the device of the mask; its parameters are drawn on the CPU, the same everywhere.
+    """
 
     outputs = 1  # numbers that make a density
     confined = True  # to a support
@@ -94,7 +107,7 @@ class CryoFormer(nn.Module):
         super().__init__()
         c, box = config, mask.shape[-1]
         self.config, self.box = c, box
-        coords = lattice_coordinates(box, mask)
+        coords = lattice_coordinates(box, mask.cpu())
         self.register_buffer("bounds", torch.stack([coords.amin(0), coords.amax(0)]))
         self.register_buffer("reference", start.clamp(min=0) * mask)  # subtracted for the encoder
         self.register_buffer("noise", noise)
@@ -111,7 +124,13 @@ class CryoFormer(nn.Module):
         self.transformer, self.readout = make_decoder(c, self.outputs)
         self.encoder = make_encoder(c, box, coords)
         self.linear = None  # a first term of the latent, from `start_latent`
+        self.to(mask.device)
         self.begin(mask, start)
+
+    @property
+    def device(self) -> torch.device:
+        "Where it lies."
+        return self.noise.device
 
     def finest(self, coords: Tensor) -> int:
         "Resolution of the finest hash level."
@@ -145,9 +164,7 @@ def set_base(self: CryoFormer, base: Tensor) -> None:
 @patch
 def full_base(self: CryoFormer) -> Tensor:
     "The base as a map (D, D, D): the logit of no density outside the support."
-    mask = self.support.mask
-    empty = self.logit(torch.zeros(mask.shape, device=mask.device))
-    return empty.masked_scatter(mask, self.base)
+    return self.support.place(self.base, self.logit(torch.zeros_like(self.scale)))
 
 
 @patch
@@ -227,11 +244,9 @@ def project_ft(
 @patch
 def slices(self: CryoFormer, z: Tensor, rotations: Tensor, shifts_px: Tensor) -> Tensor:
     "Projections (b, D, D) as slices of each density's transform."
-    mask = self.support.mask
 
     def one(values, rotation, shift):
-        volume = values.new_zeros(mask.shape).masked_scatter(mask, values[0])
-        return project(volume, rotation, shift, self.box, "slice")
+        return project(self.support.place(values[0]), rotation, shift, self.box, "slice")
 
     return in_parts(one, 1, self.density(z), rotations, shifts_px)
 
@@ -295,7 +310,7 @@ def residuals(
     if self.config.encoder == "image":
         return irfft2c(y * h.sign())
     positions = image_positions(self.support.coords, rotations, shifts_px)
-    reference = self.reference[self.support.mask].expand(len(y), -1)
+    reference = self.reference.flatten()[self.support.index].expand(len(y), -1)
     # a map, not scatterers: no envelope
     seen = rfft2c(splat(reference, positions, self.box)) * (self.unsplat * h)
     return irfft2c((y - seen) * h * self.smooth)
@@ -311,7 +326,7 @@ def encode(self: CryoFormer, y: Tensor, rotations: Tensor, shifts_px: Tensor, h:
 @patch
 def start_latent(self: CryoFormer, linear: LinearModel) -> None:
     "Begin with the latent that a linear model sees; the encoder's own starts at zero."
-    self.linear = LinearLatent(linear, self.config.latent_dim).to(self.noise.device)
+    self.linear = LinearLatent(linear, self.config.latent_dim).to(self.device)
     with torch.no_grad():
         for parameter in self.encoder.net[-1].parameters():
             parameter.zero_()
@@ -342,7 +357,5 @@ def volumes(
     "Maps of latents in the units of the normalised images, blurred scatterers."
     field, out = self.features(), []
     for part in z.split(chunk):
-        full = torch.zeros(len(part), *self.support.mask.shape, device=z.device)
-        full[:, self.support.mask] = self.density(part, field)
-        out.append(blur(full, self.width_px))
+        out.append(blur(self.support.place(self.density(part, field)), self.width_px))
     return torch.cat(out)

@@ -167,6 +167,7 @@ def transfer(self: Particles, noise: torch.Tensor, rows) -> tuple[torch.Tensor, 
     applied = torch.as_tensor(self.source.applied)[rows]  # numpy takes a tensor of one as a number
     h, shape = ctf_in_images(h, applied.to(noise.device))
     if self.contrast is not None:
+        rows = torch.as_tensor(rows, device=self.contrast.device)
         h = h * self.contrast[rows].to(h)[:, None, None]
     return h, noise * shape
 

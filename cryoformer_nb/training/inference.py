@@ -50,17 +50,19 @@ def particle_losses(
         raise InputError(
             f"losses: expected the {len(run.latents)} particles of the run, found {len(particles)}"
         )
-    model, z, weights = run.model, torch.as_tensor(run.latents), half_weights(run.box)
-    R, t, contrast = (torch.as_tensor(p) for p in (*run.poses, run.contrast))
+    model, device = run.model, run.model.device
+    weights, known = half_weights(run.box, device), (run.latents, *run.poses, run.contrast)
+    z, R, t, contrast = (torch.as_tensor(p, device=device) for p in known)
     chunk = max(8, min(64, 4_000_000 // len(model.support.coords)))
     losses = []
     for rows in torch.arange(len(z)).split(chunk):
         y, h = particles.whitened(rows, model.noise)
-        h = h * contrast[rows, None, None]
-        losses.append(image_loss(model.predict(z[rows], R[rows], t[rows], h), y, weights))
+        own = rows.to(device)
+        h = h * contrast[own, None, None]
+        losses.append(image_loss(model.predict(z[own], R[own], t[own], h), y, weights))
         if progress:
             progress(int(rows[-1] + 1) / len(z))
-    return torch.cat(losses).numpy()
+    return torch.cat(losses).cpu().numpy()
 
 # %% ../../nbs/training/03_inference.ipynb #72853bb7
 @torch.no_grad()
@@ -70,14 +72,15 @@ def reproject(
     rows,  # (b,) particle numbers
 ) -> Tensor:  # (b, D, D)
     "What the run says the images of these particles look like without noise."
-    model, z = run.model, torch.as_tensor(run.latents)
-    R, t = (torch.as_tensor(p)[rows] for p in run.poses)
+    model, device = run.model, run.model.device
+    known = [torch.as_tensor(p)[rows].to(device) for p in (run.latents, *run.poses, run.contrast)]
+    z, R, t, contrast = known
+    others = torch.as_tensor(run.latents[evenly(len(run.latents), 64)], device=device)
     h, noise = particles.transfer(model.noise, rows)
-    h = h / noise * torch.as_tensor(run.contrast)[rows, None, None]
-    still, moved = model.motion(z[rows], z[evenly(len(z), 64)], R, t, h)
+    still, moved = model.motion(z, others, R, t, h / noise * contrast[:, None, None])
     shell = shell_index(run.box, 2).clamp(max=run.box // 2)
-    weights = torch.as_tensor(run.motion_weights)[shell]
-    return irfft2c((still + weights * moved) * noise)
+    weights = torch.as_tensor(run.motion_weights)[shell].to(device)
+    return irfft2c((still + weights * moved) * noise).cpu()
 
 # %% ../../nbs/training/03_inference.ipynb #b2a269ff
 def write_volumes(

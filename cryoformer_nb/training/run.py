@@ -28,6 +28,7 @@ from ..model.poses import GivenPoses, make_poses
 from ..particles.consensus import Consensus, half_fsc
 from ..particles.identity import check_identity
 from ..particles.verdict import Verdict
+from .steps import choose_device
 
 # %% ../../nbs/training/02_run.ipynb #4b3b18a8
 def _check_tensors(parts: dict, shapes: dict) -> None:
@@ -144,11 +145,12 @@ def stored_average(state: dict) -> Consensus:
     return Consensus(**average, fsc=half_fsc(average["halves"], average["support"], pixel_size))
 
 
-def stored_model(state: dict) -> CryoFormer:
-    "The network in a checkpoint, on the CPU."
+def stored_model(state: dict, device="cpu") -> CryoFormer:
+    "The network in a checkpoint, on a device."
     average, config = stored_average(state), Config(**state["config"])
-    model = build_model(config, average.support, average.volume, average.noise, 0.0)
-    model.set_support(state["support"])
+    maps = (part.to(device) for part in (average.support, average.volume, average.noise))
+    model = build_model(config, *maps, 0.0)
+    model.set_support(state["support"].to(device))
     model.load_weights(state["model"])
     return model
 
@@ -242,10 +244,10 @@ class Run:
 
     @cached_property
     def model(self) -> CryoFormer:
-        "The trained network, on the CPU."
+        "The trained network, on the GPU if torch can use one, whatever it was trained on."
         state = self.checkpoint
         with reading(self.path / "checkpoint.pt", "a network that fits the settings of the run"):
-            return stored_model(state)
+            return stored_model(state, choose_device("auto"))
 
 # %% ../../nbs/training/02_run.ipynb #a44e57ee
 @patch(as_prop=True)
@@ -279,10 +281,11 @@ def volumes(self: Run, zs) -> np.ndarray:
             f"volumes: expected rows of {self.config.latent_dim} finite numbers, one a map, "
             f"found {z.dtype} of shape {np.shape(zs)}; take them from run.latents"
         )
-    maps = self.model.volumes(torch.as_tensor(z, dtype=torch.float32))
+    maps = self.model.volumes(torch.as_tensor(z, dtype=torch.float32, device=self.model.device))
     if motion := self.checkpoint["motion"]:
-        maps = motion["mean"] + shell_filter(maps - motion["mean"], motion["weights"])
-    maps = maps.numpy()
+        mean, weights = (motion[name].to(maps.device) for name in ("mean", "weights"))
+        maps = mean + shell_filter(maps - mean, weights)
+    maps = maps.cpu().numpy()
     if not np.isfinite(maps).all():
         raise InputError(
             "volumes: expected latents like those of the run, found some whose maps are not "

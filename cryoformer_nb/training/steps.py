@@ -89,11 +89,8 @@ def first_model(
     width = average.width if config.width == 0 else max(config.width, 0.0)
     start = lowpass(average.volume, pixel_size, config.start_px * pixel_size)
     torch.manual_seed(config.seed)
-    model = build_model(config, average.support, start, average.noise, width / pixel_size)
-    model = model.to(device)
-    if device.type != "cpu":
-        model.set_support(average.support.to(device))
-    return model
+    maps = (part.to(device) for part in (average.support, start, average.noise))
+    return build_model(config, *maps, width / pixel_size)
 
 # %% ../../nbs/training/01_steps.ipynb #bfc828d4
 def seeded(*numbers: int) -> torch.Generator:
@@ -128,12 +125,13 @@ class Trainer:
         poses: tuple | None = None,  # it starts from: (N, 3, 3) and (N, 2) px; default: given
     ):
         known = torch.ones(len(particles)) if particles.contrast is None else particles.contrast
-        self.particles = replace(particles, contrast=known.clone())  # steps estimate it again
-        self.evidence = torch.zeros(6)  # of the contrasts of late, see particles.contrast
+        self.device = choose_device(config.device)
+        own = known.to(self.device, copy=True)  # steps estimate it again, where they are computed
+        self.particles = replace(particles, contrast=own)
+        self.evidence = torch.zeros(6, device=self.device)  # of the contrasts of late
         self.identity = identity(particles)
         self.config = config
         self.average = average
-        self.device = choose_device(config.device)
         self.model = first_model(config, average, particles.pixel_size, self.device)
         poses = (particles.rotations, particles.shifts_px) if poses is None else poses
         poses = make_poses(config.poses, *poses, particles.box)
@@ -177,6 +175,13 @@ def batch(self: Trainer, rows) -> tuple:
 
 
 @patch
+def with_poses(self: Trainer, R: Tensor, t: Tensor) -> Particles:
+    "The set with poses (N, 3, 3) and (N, 2) px and its contrasts, on the CPU."
+    contrast = self.particles.contrast.cpu()
+    return replace(self.particles, rotations=R.cpu(), shifts_px=t.cpu(), contrast=contrast)
+
+
+@patch
 @torch.no_grad()
 def calibrate(self: Trainer) -> None:
     "Show the encoder a sample of what it will see."
@@ -189,8 +194,7 @@ def start_latent(self: Trainer, least: int = 200) -> None:
     "Begin with what a linear model sees of the motion, of `least` particles and more, if it does."
     if self.config.latent_start != "linear" or len(self.rows) < least:
         return
-    R, t = self.poses.rotations.cpu(), self.poses.shifts_px.cpu()
-    particles = replace(self.particles, rotations=R, shifts_px=t)
+    particles = self.with_poses(self.poses.rotations, self.poses.shifts_px)
     most, seed = self.config.latent_dim, self.config.seed
     found = linear_model(particles, self.average, most, self.rows.numpy(), seed=seed)
     if len(found.maps):
@@ -271,12 +275,13 @@ def update_contrast(
     "Fit the contrast of the particles `rows` to their images."
     if not self.config.contrast:
         return torch.ones((), device=self.device)
-    known = self.particles.contrast[rows].to(self.device)
+    rows = rows.to(self.device)
+    known = self.particles.contrast[rows]
     plain = predicted.flatten(1) / known[:, None]
     found = evidence(plain, y.flatten(1), weights.flatten(), self.particles.box)
-    self.evidence = 0.98 * self.evidence + sums(found).cpu()
-    contrast = contrast_of(found, prior_of(self.evidence.to(self.device)))
-    self.particles.contrast[rows] = contrast.cpu()
+    self.evidence = 0.98 * self.evidence + sums(found)
+    contrast = contrast_of(found, prior_of(self.evidence))
+    self.particles.contrast[rows] = contrast
     return (contrast / known)[:, None, None]
 
 # %% ../../nbs/training/01_steps.ipynb #893267f7
@@ -466,7 +471,7 @@ def refine_poses(self: Trainer) -> None:
     """
     R, t = (p.cpu() for p in self.poses.present())
     x, box, limit = moved(self.particles, R, t), self.particles.box, self.config.consensus_limit
-    now = replace(self.particles, rotations=R, shifts_px=t)
+    now = self.with_poses(R, t)
     average = with_halves(now, self.average.support, limit, self.average.noise)[0]
     shell = agreed_shell(average)
     said = self.pose_evidence(x, shell)
@@ -475,7 +480,7 @@ def refine_poses(self: Trainer) -> None:
     state = State(R, t, torch.ones(len(t)), prior, (0.0, 0.0))
     found, reach = posterior(said, prior), box / (2 * math.pi * shell)
     state = towards(state, x, found, reach, extent(average))
-    tried = replace(self.particles, rotations=state.R, shifts_px=state.t)
+    tried = self.with_poses(state.R, state.t)
     after = with_halves(tried, self.average.support, limit, self.average.noise)[0]
     with uninterrupted():
         better = agreement(after) > agreement(average) + MARGIN
@@ -514,7 +519,7 @@ def save(self: Trainer, path, motion: dict | None = None) -> None:
         poses=self.poses.state_dict(),
         support=self.model.support.mask.cpu(),
         average=self.average.stored(),
-        contrast=self.particles.contrast,
+        contrast=self.particles.contrast.cpu(),
         particles=self.identity,
         held=self.held,
         motion=motion,
@@ -553,6 +558,7 @@ def restore(self: Trainer, state: dict) -> None:
     self.rows = trained.nonzero()[:, 0]
     for name in REMEMBERED:
         setattr(self, name, state[name])
+    self.evidence = self.evidence.to(self.device)
 
 # %% ../../nbs/training/01_steps.ipynb #6909b6d4
 @patch
@@ -621,7 +627,7 @@ def finish(self: Trainer, out: Path) -> None:
             f"{out}: expected finite latents and maps, found NaN or infinity: the training "
             "diverged; lower the learning rates or check images, poses and CTF"
         )
-    for name, array in dict(latents=z, contrast=self.particles.contrast.numpy()).items():
+    for name, array in dict(latents=z, contrast=self.particles.contrast.cpu().numpy()).items():
         with atomic_path(out / f"{name}.npy") as path, open(path, "wb") as file:
             np.save(file, array)
     write_map(out / "mean.mrc", mean, self.particles.pixel_size)

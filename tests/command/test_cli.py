@@ -463,3 +463,13 @@ def test_demo_in_one_minute(tmp_path):
     again = run("demo", "--minutes", "1", "--out", "demo", cwd=tmp_path)
     assert again.returncode == 2
     assert "--overwrite" in again.stderr
+
+
+def test_the_module_is_the_command():
+    "What launchers of several processes start: python -m cryoformer_nb.command.cli."
+    module = [sys.executable, "-m", "cryoformer_nb.command.cli"]
+    done = subprocess.run([*module, "fsc", "a.mrc", "b.mrc"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "cryoformer: error: a.mrc" in done.stderr
+    done = subprocess.run([*module, "--version"], capture_output=True, text=True)
+    assert done.stdout.startswith("cryoformer_nb ")
