@@ -361,7 +361,7 @@ def _without_junk(particles):
 def _train(a) -> None:
     "Train on particles and write a run folder: latents, model, poses, history and mean map."
     from cryoformer_nb.core.outputs import check_apart, check_folder
-    from cryoformer_nb.training.inference import half_map_fsc
+    from cryoformer_nb.training.inference import half_map_words
     from cryoformer_nb.training.train import check_half_sets, train
 
     config = _settings(a)
@@ -386,8 +386,7 @@ def _train(a) -> None:
         half_sets=a.half_sets,
     )
     if a.half_sets:
-        resolution = half_map_fsc(run).resolution_0143
-        print(f"mean maps of the half sets agree to {resolution:.2f} A (FSC 0.143, no mask)")
+        print(half_map_words(run))
     print(_describe_run(run, a.out))
 
 # %% ../../nbs/command/01_cli.ipynb #0d5e1d02

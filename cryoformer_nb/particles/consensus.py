@@ -135,7 +135,7 @@ class Consensus(NamedTuple):
 
     volume: Tensor  # (D, D, D) Wiener-filtered map
     halves: Tensor  # (2, D, D, D)
-    fsc: FSC  # of the halves inside the support
+    fsc: FSC  # of the halves, masked by the support
     support: Tensor  # (D, D, D) bool: where density can be
     noise: Tensor  # (D, D//2+1) noise amplitude of an image
     width: float  # A, Gaussian width of a scatterer
@@ -146,7 +146,7 @@ class Consensus(NamedTuple):
 
 
 def half_fsc(halves: Tensor, support: Tensor, pixel_size: float) -> FSC:
-    "FSC of the half maps (2, D, D, D) inside the support."
+    "FSC of the half maps (2, D, D, D), masked by the support, whose edge is hard."
     return fsc(halves[0] * support, halves[1] * support, pixel_size)
 
 # %% ../../nbs/particles/07_consensus.ipynb #04dd1c6b

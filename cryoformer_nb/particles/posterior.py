@@ -331,7 +331,8 @@ class Refined(NamedTuple):
         verdict = "used" if self.better else "not used, the given ones stay"
         return (
             f"poses seem {self.prior.turn:.3f} rad and {self.prior.shift_px:.2f} px a component "
-            f"off; half maps agree to {given:.3f}, with refined poses to {refined:.3f} (mean FSC): "
+            f"off; half maps agree to {given:.3f}, with refined poses to {refined:.3f} (mean FSC, "
+            "masked by the support): "
             f"{verdict}"
         )
 

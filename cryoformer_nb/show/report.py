@@ -162,7 +162,7 @@ def half_map_card(run) -> str:
     except (InputError, AttributeError):  # a stand-in for a run may know none
         return ""
     curve = fsc(first, second, run.pixel_size).value
-    reading = "Two maps from independent halves of the particles, without a mask."
+    reading = "Two maps from independent halves, no mask but the support of each."
     reading += _dot(curve, 0.143)
     fig = fsc_figure({"half maps": curve}, run.pixel_size, 0.143)
     return _card("Agreement of the half maps", fig, reading, "fsc")

@@ -173,7 +173,8 @@ def searched(particles, found: Refined, near, config: Config, progress, keep, de
     if progress:
         verdict = "used" if far > local else "not used"
         print(
-            f"after a wide search half maps agree to {far:.3f}, without to {local:.3f}: {verdict}"
+            f"after a wide search half maps agree to {far:.3f}, without to {local:.3f} (mean FSC, "
+            f"masked by the support): {verdict}"
         )
     return again if far > local else found
 
