@@ -484,6 +484,11 @@ def _describe_score(s: dict) -> str:
         f"{good}",
         f"ceiling    {s['ceiling']:.3f}   the average of all true maps against the same",
     ]
+    if "moving_fsc" in s:
+        lines.append(
+            f"inside     {s['moving_fsc']:.3f}   mean FSC within the region that moves; "
+            f"its ceiling {s['moving_ceiling']:.3f}"
+        )
     if s["flexibility_auc"] == s["flexibility_auc"]:
         lines.append(
             f"moving     {s['flexibility_auc']:.3f}   area under the ROC curve of the density's "

@@ -5,11 +5,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from cryoformer_nb.analysis.flexibility import moving_voxels
 from cryoformer_nb.analysis.metrics import latent_r2, mean_fsc, per_particle_fsc, score
 from cryoformer_nb.core.files import read_map
 from cryoformer_nb.core.fsc import fsc
 from cryoformer_nb.imaging.simulator import simulate
 from cryoformer_nb.imaging.truth import population_mean, read_states, true_volumes
+from cryoformer_nb.particles.masks import soft_edge
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +61,7 @@ def test_ceiling(shared, arm, name, box, ceiling):
     result = score(run, truth, n=60)
     assert result["ceiling"] == pytest.approx(ceiling, abs=0.015)
     assert result["mean_fsc"] == pytest.approx(result["ceiling"], abs=1e-6)
+    assert result["moving_fsc"] == pytest.approx(result["moving_ceiling"], abs=1e-6)
     assert 0.98 < result["latent_r2"] < 1
     assert "rotation_median" not in result
     assert len(result["fsc_curve"]) == box // 2 + 1
@@ -91,3 +94,18 @@ def test_latent_r2_agrees_with_brute_force():
     assert latent_r2(z.astype(np.float32), y.astype(np.float32)) == pytest.approx(
         latent_r2(z, y), abs=1e-4
     )
+
+
+def test_mask_keeps_what_is_inside(arm):
+    "Maps that are wrong only where nothing moves agree where it does; the whole is worse."
+    states = read_states(arm)
+    moving = soft_edge(moving_voxels(arm, 32)[0], 4.0)
+
+    def spoilt(k):
+        maps = np.asarray(true_volumes(arm, states[k], 32))
+        rng = np.random.default_rng(0)
+        return maps + (moving.numpy() == 0) * rng.normal(size=maps.shape) * maps.std()
+
+    whole, inside = per_particle_fsc(spoilt, arm, [3, 200], 32, moving)
+    assert inside.min() > 0.999
+    assert mean_fsc(whole).max() < 0.95
