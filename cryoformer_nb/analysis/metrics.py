@@ -228,7 +228,7 @@ def moving_parts(run, truth_dir, latents, moments: Moments) -> dict:
     names = {"density": "auc"}
     return {f"flexibility_{names.get(name, name)}": value for name, value in area.items()}
 
-
+# %% ../../nbs/analysis/02_metrics.ipynb #3571b204
 def moving_scores(
     curves: np.ndarray,  # (2 or more, n, s) inside the moving region: own maps, average true map
 ) -> dict:
@@ -241,7 +241,7 @@ def moving_scores(
         moving_ceiling_curve=curves[1].mean(0).tolist(),
     )
 
-
+# %% ../../nbs/analysis/02_metrics.ipynb #1fd825b1
 def latent_scores(
     latents,  # (N, d)
     truth,  # (N, k) true coordinates
