@@ -370,7 +370,8 @@ what              scores after a given time; what noise leaves of the latent to 
                   sets do costs (nuisances); what refinement does to poses that are wrong by a
                   known amount (poses); how often a rigid molecule is called moving
                   (verdict); latent R2 by number of images and SNR, beside its limit
-                  (curve); CryoBench's own figures on a set of its layout (cryobench)
+                  (curve); CryoBench's own figures on a set of its layout (cryobench);
+                  whether a GPU gives the CPU's numbers, and what an image costs on it (gpu)
 set DIR           folder of a CryoBench set, for cryobench
 --small           | a table at a size for two cores: about a quarter of an hour (default)
 --full            | a table at the paper's size: hours on a GPU
@@ -397,7 +398,7 @@ set DIR           folder of a CryoBench set, for cryobench
         choices=(
             *("quality", "limit", "cost", "memory"),
             *("table1", "table2", "ablation", "path", "partition", "nuisances"),
-            *("poses", "verdict", "curve", "cryobench"),
+            *("poses", "verdict", "curve", "cryobench", "gpu"),
         )
     ),
     set=dict(nargs="?"),

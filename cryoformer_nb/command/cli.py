@@ -543,6 +543,7 @@ def _table(a) -> str:
     "A table of the paper, regenerated, as Markdown; its progress goes to standard error."
     from cryoformer_nb.bench.ablation import STUDIES, ablation
     from cryoformer_nb.bench.cryobench import cryobench
+    from cryoformer_nb.bench.gpu import gpu
     from cryoformer_nb.bench.limits import curve
     from cryoformer_nb.bench.nuisances import nuisance_table
     from cryoformer_nb.bench.poses import pose_table
@@ -556,6 +557,9 @@ def _table(a) -> str:
     if a.out:
         check_table(a.out, a.what)
     size, own = "full" if a.full else "small", dict(config=Config(seed=a.seed), show=show)
+    if a.what == "gpu":
+        boxes = dict(boxes=(a.box,)) if a.box else {}
+        return gpu(a.out, n=a.n or 500, **boxes, show=show)[1]
     if a.what == "cryobench":
         return cryobench(a.set, a.run, a.particles, a.out, a.n or 100, a.minutes, **own)[1]
     if bool(a.start) != bool(a.end):
