@@ -125,6 +125,9 @@ COMMANDS = [
         ["set/noise.npz", "set/open.pdb", "set/closed.pdb"],
     ),
     (["score", "run", "--truth", "set/junk", "-n", "5"], ["set/junk/junk.npy"] * 2),
+    (["verdict", "set/relion31.star", "--json"], ["set/relion31.star", "set/particles.mrcs"]),
+    (["junk", "set/relion31.star", "--out", "out.star"], ["set/relion31.star"] * 2),
+    (train("set/relion31.star", "--drop-junk"), ["set/relion31.star", "set/particles.mrcs"]),
     (["page", "set/page.ipynb", "--out", "out.html"], ["set/page.ipynb"]),
 ]
 
@@ -200,7 +203,7 @@ def copy_base(base: Path, folder: Path) -> None:
 def make_case(rng: np.random.Generator, folder: Path) -> Case:
     "Damage a file or an argument in a folder of good files."
     argv, files = COMMANDS[int(rng.integers(len(COMMANDS)))]
-    damage, outs = [], ("out", "out.html")
+    damage, outs = [], ("out", "out.html", "out.star")
     if files and rng.random() < 0.85:
         for _ in range(1 if rng.random() < 0.8 else 2):
             damage.append(mutate(rng, folder / pick(rng, files)))
