@@ -119,20 +119,30 @@ class Verdict(NamedTuple):
         "Whether it is clear that something moves."
         return self.allowed and self.evidence > CLEAR
 
-    def __str__(self) -> str:
+    @property
+    def headline(self) -> str:
+        "The answer in a few words."
+        if not self.allowed:
+            return "whether the motion is real cannot be told"
+        return "the motion is real" if self.moving else "no motion is proven"
+
+    @property
+    def reason(self) -> str:
+        "What it rests on."
         if not self.allowed:
             return (
-                "whether the motion is real cannot be told: poses seem off by "
-                f"{self.turn:.2f} rad and {self.shift_px:.1f} px a component or more, which looks "
-                "like motion; refine them (--poses refine) and ask again"
+                f"poses seem off by {self.turn:.2f} rad and {self.shift_px:.1f} px a component or "
+                "more, which looks like motion; refine them (--poses refine) and ask again"
             )
-        said = "the motion is real" if self.moving else "no motion is proven"
         better = "better" if self.evidence > 0 else "worse"
         return (
-            f"{said}: what half of {self.count} particles shows to {self.resolution:.0f} A explains"
+            f"what half of {self.count} particles shows to {self.resolution:.0f} A explains"
             f" the other half {better} than the same maps turned at random by "
             f"{abs(self.evidence):.1f} standard errors (more than {CLEAR:g} better is clear)"
         )
+
+    def __str__(self) -> str:
+        return f"{self.headline}: {self.reason}"
 
 # %% ../../nbs/particles/14_verdict.ipynb #14000021
 def compared(halves: Halves, turns: int, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -97,8 +97,8 @@ def verdict_card(run) -> str:
     verdict = getattr(run, "verdict", None)
     if verdict is None:
         return ""
-    heading = "The motion is real" if verdict.moving else "No motion is proven"
-    return _card(heading, verdict_figure(verdict), escape(str(verdict)), "verdict", wide=True)
+    title, reason = (text[0].upper() + text[1:] for text in (verdict.headline, verdict.reason))
+    return _card(title, verdict_figure(verdict), f"{escape(reason)}.", "verdict", wide=True)
 
 # %% ../../nbs/show/14_report.ipynb #a69edee6
 def latent_card(run, path, truth) -> str:

@@ -285,10 +285,13 @@ def verdict_figure(verdict: Verdict) -> go.Figure:
         showlegend=False,
     )
     fig = go.Figure(bars)
-    fig.add_vline(x=clear, line=dict(dash="dash", color="#1d2733"), annotation_text="clear")
-    title = "what maps of one half explain of the other (1: as much as noise)"
+    line = dict(dash="dash", color="#1d2733")
+    fig.add_vline(x=clear, line=line, annotation_text="clear", annotation_position="top")
+    title = "explained of the other half (1: noise)"
     fig.update_xaxes(title=title, rangemode="tozero")
-    return fig.update_layout(template="plotly_white", height=200, margin=dict(l=10, r=20, t=25))
+    return fig.update_layout(
+        template="plotly_white", height=190, margin=dict(l=10, r=20, t=25, b=40)
+    )
 
 
 class VerdictView(Panel):
