@@ -360,6 +360,30 @@ def test_true_atoms_outside_the_box(work, refused, command, change):
     refused(command, "run", "--truth", "set/truth", "-n", "3", *out, says="set/truth")
 
 
+def test_arrays_of_the_other_byte_order(work):
+    def swap(array):
+        array = np.asarray(array)
+        return array.astype(array.dtype.newbyteorder(">"))
+
+    plain = main(["score", "run", "--truth", "set/truth", "-n", "5", "--json"])
+    for path in [Path("run/latents.npy"), *Path("set/truth").glob("*.npy")]:
+        np.save(path, swap(np.load(path)))
+    with np.load("set/truth/atoms.npz") as archive:
+        arrays = {name: swap(archive[name]) for name in archive}
+    np.savez("set/truth/atoms.npz", **arrays)
+    for name in ("poses", "ctf"):
+        path = Path(f"set/cryodrgn/{name}.pkl")
+        held = pickle.loads(path.read_bytes())
+        parts = tuple(map(swap, held)) if isinstance(held, tuple) else swap(held)
+        path.write_bytes(pickle.dumps(parts))
+    assert plain == 0
+    assert main(["score", "run", "--truth", "set/truth", "-n", "5", "--json"]) == 0
+    for command in (["report", "run", "--out", "page.html"], ["flexibility", "run", "--out", "f"]):
+        assert main([*command, "--truth", "set/truth"]) == 0, command
+    given = ["--pose-pkl", "set/cryodrgn/poses.pkl", "--ctf-pkl", "set/cryodrgn/ctf.pkl"]
+    assert main([str(word) for word in train_on("set/relion31.star", *given)]) == 0
+
+
 def test_residue_number_that_is_no_text(work, refused):
     lines = Path("set/open.pdb").read_bytes().splitlines(keepends=True)
     k = next(k for k, line in enumerate(lines) if line.startswith(b"ATOM"))
