@@ -369,7 +369,7 @@ def test_training_is_shown_while_it_runs(opened, trained):
     notebook = opened(
         "monitor.ipynb",
         trained + "from cryoformer_nb.show.training import show_training",
-        "view = show_training(seconds=0.2)\nrun = train(star, work / 'watched', minutes=0.6, "
+        "view = show_training(seconds=0.2)\nrun = train(star, work / 'watched', epochs=20, "
         "config=Config(levels=6), progress=False, callback=view)",
         wait=False,
     )
