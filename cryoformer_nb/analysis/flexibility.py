@@ -234,12 +234,13 @@ def roc_curve(
 def flexibility_auc(
     truth_dir,  # truth folder of a simulation
     maps: dict,  # name: (D, D, D)
+    regions: tuple | None = None,  # `moving_voxels` of that truth and box, if they are at hand
 ) -> dict:
     """AUC of each map against the truly moving voxels inside the molecule.
 
     A map called `mean` is none of them: minus that map is the `control`.
     """
-    moving, inside = moving_voxels(truth_dir, len(next(iter(maps.values()))))
+    moving, inside = regions or moving_voxels(truth_dir, len(next(iter(maps.values()))))
     ranked = {name: volume for name, volume in maps.items() if name != "mean"}
     if "mean" in maps:
         ranked["control"] = -maps["mean"]

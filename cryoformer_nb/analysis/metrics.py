@@ -216,15 +216,16 @@ def mean_fsc(
 MOVING_EDGE_PX = 4.0  # px, the soft edge of the mask around what truly moves
 
 
-def moving_parts(run, truth_dir, latents, moments: Moments) -> dict:
+def moving_parts(run, truth_dir, latents, moments: Moments, regions: tuple) -> dict:
     """How well the maps and the queries find the truly moving voxels: areas under the ROC curve.
 
-    `moments` are of the maps of `latents`; queries count if the run has a model with regions.
+    `moments` are of the maps of `latents`, `regions` the `moving_voxels` of the truth; queries
+    count if the run has a model with regions.
     """
     maps = dict(density=moments.deviation, mean=moments.mean)
     if has_regions(run):
         maps["queries"] = np.sqrt((query_deviation(run, latents) ** 2).sum(0))
-    area = flexibility_auc(truth_dir, maps)
+    area = flexibility_auc(truth_dir, maps, regions)
     names = {"density": "auc"}
     return {f"flexibility_{names.get(name, name)}": value for name, value in area.items()}
 
@@ -325,7 +326,8 @@ def score(
             moments.add(volume)
         return np.stack([maps, *(np.repeat(v[None], len(k), 0) for v in single)])
 
-    moving = soft_edge(moving_voxels(truth_dir, run.box)[0], MOVING_EDGE_PX)
+    regions = moving_voxels(truth_dir, run.box)
+    moving = soft_edge(regions[0], MOVING_EDGE_PX)
     whole, inside = per_particle_fsc(guesses, truth_dir, rows, run.box, moving)
     curves, ceiling, *mean = whole
     result = dict(
@@ -334,7 +336,7 @@ def score(
         junk=int(junk.sum()),
         mean_fsc=float(mean_fsc(curves).mean()),
         ceiling=float(mean_fsc(ceiling).mean()),
-        **moving_parts(run, truth_dir, latents[rows], moments),
+        **moving_parts(run, truth_dir, latents[rows], moments, regions),
         **(moving_scores(inside) if moving.any() else {}),
         fsc_curve=curves.mean(0).tolist(),
         fsc_low=np.percentile(curves, 10, 0).tolist(),

@@ -69,6 +69,15 @@ class FSC(NamedTuple):
     resolution_0143: float  # A, for two half maps
 
 
+def _with_resolutions(value: np.ndarray, pixel_size: float) -> FSC:
+    "A curve (s,) of shells 0..D/2 and what is read off it; the pixel size is in A."
+    shell = np.arange(len(value))
+    length = 2 * (len(value) - 1) * pixel_size
+    crossed = [crossing(value, threshold) for threshold in (0.5, 0.143)]
+    resolution = [length / s if s > 0 else np.inf for s in crossed]
+    return FSC(shell, shell / length, value, *resolution)
+
+
 def fsc(
     a,  # (D, D, D)
     b,  # (D, D, D)
@@ -89,7 +98,7 @@ def fsc(
             )
     if a.ndim != 3 or len(set(a.shape)) > 1:
         raise InputError(f"FSC: expected cubic maps, found {tuple(a.shape)}")
-    box = check_box(a.shape[0], "FSC")
+    check_box(a.shape[0], "FSC")
     for v, what in ((a, "first map"), (b, "second map"), (mask, "mask")):
         if v is not None and not np.isfinite(np.asarray(v)).all():
             raise InputError(f"FSC: expected finite maps, found NaN or infinity in the {what}")
@@ -100,10 +109,7 @@ def fsc(
         if not mask.any():
             raise InputError("FSC: expected a mask that keeps something, found zeros only")
         a, b = a * mask, b * mask
-    value, shell = fsc_curves(a, b).numpy(), np.arange(box // 2 + 1)
-    crossed = [crossing(value, threshold) for threshold in (0.5, 0.143)]
-    resolution = [box * pixel_size / s if s > 0 else np.inf for s in crossed]
-    return FSC(shell, shell / (box * pixel_size), value, *resolution)
+    return _with_resolutions(fsc_curves(a, b).numpy(), pixel_size)
 
 # %% ../../nbs/core/06_fsc.ipynb #0d5e4002
 def random_phases(
@@ -147,8 +153,4 @@ def corrected_fsc(
     some = slice(first + 2, None)
     left = np.maximum(1 - noise.value[some], 1e-6)
     value[some] = (masked.value[some] - noise.value[some]) / left
-    box = 2 * (len(value) - 1)
-    crossed = [crossing(value, threshold) for threshold in (0.5, 0.143)]
-    resolution = [box * pixel_size / s if s > 0 else np.inf for s in crossed]
-    corrected = FSC(masked.shell, masked.frequency, value, *resolution)
-    return MaskedFSC(plain, masked, corrected, first)
+    return MaskedFSC(plain, masked, _with_resolutions(value, pixel_size), first)

@@ -64,8 +64,10 @@ def _check_tables(blocks: dict) -> None:
         if len(twice):
             raise ValueError(f"the column {twice[0]:.80} of data_{name:.80} twice")
         for column, values in block.items():  # an open quotation mark swallows whole rows
-            texts = [v for v in np.atleast_1d(values) if isinstance(v, str)]
-            if any(mark in "".join(texts) for mark in '\n\r\t"'):
+            values = np.atleast_1d(values)
+            texts = values if values.dtype.kind in "OU" else ()  # numbers are not looked at
+            joined = "".join(text for text in texts if isinstance(text, str))
+            if any(mark in joined for mark in '\n\r\t"'):
                 raise ValueError(
                     f"a quotation mark, tab or line break inside {column:.80} of data_{name:.80}"
                 )

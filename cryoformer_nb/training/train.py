@@ -171,10 +171,10 @@ def searched(particles, found: Refined, near, config: Config, progress, keep, de
         for one in (found, again)
     )
     if progress:
-        verdict = "used" if far > local else "not used"
+        kept = "used" if far > local else "not used"
         print(
             f"after a wide search half maps agree to {far:.3f}, without to {local:.3f} (mean FSC, "
-            f"masked by the support): {verdict}"
+            f"masked by the support): {kept}"
         )
     return again if far > local else found
 
