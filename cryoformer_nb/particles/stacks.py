@@ -82,7 +82,7 @@ class Stacks:
 # %% ../../nbs/particles/04_stacks.ipynb #949074df
 def _parse(path: Path, names: pd.Series) -> tuple[np.ndarray, np.ndarray, list]:
     "Stack number (N,) and index from 0 (N,) of each particle, and the names of the stacks."
-    parts = names.astype(str).str.rpartition("@")
+    parts = names.astype(str).fillna("").str.rpartition("@")  # of NaN: one column
     index = pd.to_numeric(parts[0].where(parts[0] != "", "1"), errors="coerce")
     index = index.to_numpy(dtype=np.float64)
     whole = (index >= 1) & (index < 2**53) & (index % 1 == 0)

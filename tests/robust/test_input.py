@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import shutil
 import struct
 from pathlib import Path
@@ -249,6 +250,13 @@ def test_image_names_that_are_no_name(work, refused, name):
     text = Path("set/relion31.star").read_text()
     Path("set/relion31.star").write_text(text.replace("@particles.mrcs", "@" + name))
     refused(*train_on("set/relion31.star"))
+
+
+@pytest.mark.parametrize("word", ["nan", "None", "0", "x"])
+def test_image_names_that_are_one_word(work, refused, word):
+    text = Path("set/relion31.star").read_text()
+    Path("set/relion31.star").write_text(re.sub(r"\d+@\S+", word, text))
+    refused(*train_on("set/relion31.star"), says="rlnImageName" if word == "nan" else "")
 
 
 @pytest.mark.parametrize("value", [-1e30, 0.0, 1e30])
