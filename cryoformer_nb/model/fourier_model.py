@@ -7,6 +7,7 @@ __all__ = ['radial_amplitude', 'FourierCryoFormer', 'octant_centres', 'volume_fr
 
 # %% ../../nbs/model/05_fourier_model.ipynb #489f815c
 import math
+from collections.abc import Iterator
 from types import SimpleNamespace
 
 import torch
@@ -190,19 +191,17 @@ def map_of_transform(
 
 @patch
 @torch.no_grad()
-def volumes(
+def map_parts(
     self: FourierCryoFormer,
     z: Tensor,  # (k, d)
-    chunk: int = 4,  # maps at a time
-) -> Tensor:  # (k, D, D, D)
+) -> Iterator[Tensor]:  # (a few, D, D, D)
     "Maps of latents in the units of the normalised images: the transform on the lattice, inverted."
     lattice = volume_frequencies(self.box, z.device)
-    ball, out = lattice.norm(dim=-1) < 0.5, []
-    for q in self.queries(z).split(chunk):
+    ball = lattice.norm(dim=-1) < 0.5
+    for q in self.queries(z).split(max(1, min(4, 2**23 // self.box**3))):
         values = self.transform_at(lattice[ball], q)
         full = values.new_zeros(len(q), *ball.shape).masked_scatter(ball, values)
-        out.append(map_of_transform(full))
-    return torch.cat(out)
+        yield map_of_transform(full)
 
 # %% ../../nbs/model/05_fourier_model.ipynb #0d98b55f
 def build_model(config, *args, **keys) -> CryoFormer:

@@ -6,6 +6,9 @@
 __all__ = ['gaussian_transform', 'gaussian_envelope', 'blur', 'inverse_softplus', 'unit_coordinates', 'Support', 'CryoFormer']
 
 # %% ../../nbs/model/04_model.ipynb #c5434b57
+from collections.abc import Iterator
+from functools import reduce
+
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
@@ -349,13 +352,29 @@ def load_weights(self: CryoFormer, stored: dict) -> None:
 # %% ../../nbs/model/04_model.ipynb #0cf6f399
 @patch
 @torch.no_grad()
-def volumes(
+def map_parts(
     self: CryoFormer,
     z: Tensor,  # (k, d)
-    chunk: int = 8,  # maps at a time
-) -> Tensor:  # (k, D, D, D)
-    "Maps of latents in the units of the normalised images, blurred scatterers."
-    field, out = self.features(), []
-    for part in z.split(chunk):
-        out.append(blur(self.support.place(self.density(part, field)), self.width_px))
-    return torch.cat(out)
+) -> Iterator[Tensor]:  # (a few, D, D, D)
+    "Maps of latents in the units of the normalised images, blurred scatterers; 64 MB at most."
+    field = self.features()
+    for part in z.split(max(1, min(8, 2**24 // self.box**3))):
+        yield blur(self.support.place(self.density(part, field)), self.width_px)
+
+
+@patch
+def volumes(self: CryoFormer, z: Tensor) -> Tensor:
+    "The maps (k, D, D, D) of latents (k, d), all at once."
+    return torch.cat(list(self.map_parts(z)))
+
+
+@patch
+def mean_volume(self: CryoFormer, z: Tensor) -> Tensor:
+    "Their average (D, D, D), of any number of them."
+    return sum(maps.sum(0) for maps in self.map_parts(z)) / len(z)
+
+
+@patch
+def highest(self: CryoFormer, z: Tensor) -> Tensor:
+    "The highest density (D, D, D) that any of them has at each place."
+    return reduce(torch.maximum, (maps.amax(0) for maps in self.map_parts(z)))

@@ -8,6 +8,8 @@ __all__ = ['region_weights', 'query_mixing', 'Regions', 'MovingRegions', 'Whole'
            'partition', 'LatentQuery', 'make_decoder']
 
 # %% ../../nbs/model/03_transformer.ipynb #8a8ecd8d
+from functools import cached_property
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -57,8 +59,8 @@ class Regions:
     It answers two questions: the query at each point (`spread`), and its product with a key."""
 
     def __init__(self, points: Tensor, bounds: Tensor, n: int, interpolation: str = "trilinear"):
-        index, weight = region_weights(points, bounds, n, interpolation)
-        self.mix = query_mixing(index, weight, n**3)
+        self.settings = points, bounds, n, interpolation
+        index, weight = region_weights(*self.settings)
         cell = index[:, 0]  # the lowest corner names the cell
         self.order = torch.argsort(cell, stable=True)
         self.rank = torch.argsort(self.order)
@@ -66,6 +68,11 @@ class Regions:
         _, counts = torch.unique_consecutive(cell[self.order], return_counts=True)
         self.counts = counts.tolist()  # voxels of each cell
         self.queries = index[self.order][counts.cumsum(0) - 1]  # (cells, 8)
+
+    @cached_property
+    def mix(self) -> SparseMap:
+        "From queries to points; most trainings never ask for it."
+        return query_mixing(*region_weights(*self.settings), self.settings[2] ** 3)
 
     def dot(
         self,

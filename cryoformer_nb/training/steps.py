@@ -388,12 +388,12 @@ def watch(self: Trainer, progress: float) -> None:
 # %% ../../nbs/training/01_steps.ipynb #b145f125
 @torch.no_grad()
 def filled_support(
-    volumes: Tensor,  # (k, D, D, D) maps over the range of motion
+    highest: Tensor,  # (D, D, D) of the density over the range of motion
     threshold: float = 0.1,  # of the 99th percentile of the density
     margin_px: float = 3.0,
 ) -> Tensor:  # (D, D, D) bool
-    "Where any of the maps has density, with a margin."
-    most = blur(volumes.amax(0).cpu(), 1.0)
+    "Where there is density at any time, with a margin."
+    most = blur(highest.cpu(), 1.0)
     if not most.max() > 0:
         raise InputError(
             "training: expected maps with density, found none; lower the learning rates, "
@@ -422,7 +422,7 @@ def update_support(self: Trainer) -> None:
     generator = seeded(self.config.seed, self.updates, 2)
     rows = torch.randperm(len(self.particles), generator=generator)[:48].sort().values
     with torch.no_grad():
-        mask = filled_support(self.model.volumes(self.model.encode(*self.batch(rows))))
+        mask = filled_support(self.model.highest(self.model.encode(*self.batch(rows))))
     with uninterrupted():
         self.model.set_support(mask.to(self.device))
         old = self.optimizer
@@ -621,7 +621,7 @@ def finish(self: Trainer, out: Path) -> None:
     self.save(out / "checkpoint.pt")  # what follows may take minutes
     z = self.latents()
     some = torch.as_tensor(z[evenly(len(z), 64)], device=self.device)
-    mean = self.model.volumes(some).mean(0).cpu()
+    mean = self.model.mean_volume(some).cpu()
     if not (np.isfinite(z).all() and mean.isfinite().all()):
         raise InputError(
             f"{out}: expected finite latents and maps, found NaN or infinity: the training "
