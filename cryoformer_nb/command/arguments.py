@@ -312,6 +312,24 @@ b B.mrc
 """
 )
 
+_POSTPROCESS = options(
+    """
+run RUN         run folder with half maps (train --half-sets), or the first half map of any program
+second HALF.mrc  the second half map, if the first is a file
+--out DIR       folder to write: sharpened.mrc, local_resolution.mrc, mask.mrc, postprocess.csv, and
+                postprocess.cxc for ChimeraX
+--mask M.mrc    soft mask that the resolution is read under (default: the support of the run, or the
+                density of the average, with a soft edge)
+--b-factor A2   B factor in A^2 to sharpen by, negative as in RELION and cryoSPARC (default: that of
+                a Guinier fit from 10 A to the resolution)
+--overwrite     replace an existing folder of these maps
+-q --quiet      no progress bar
+""",
+    second=dict(nargs="?"),
+    out=dict(required=True),
+    b_factor=dict(type=float),
+)
+
 _SCORE = options(
     """
 run RUN      run folder
@@ -433,6 +451,9 @@ COMMANDS = dict(
     volumes=Command("write maps of a run", _VOLUMES),
     flexibility=Command("write maps of which parts move, and of the attention", _FLEXIBILITY),
     fsc=Command("Fourier shell correlation of two maps", _FSC),
+    postprocess=Command(
+        "sharpen a map from its half maps, and find its local resolution", _POSTPROCESS
+    ),
     score=Command("compare a run with the truth of a simulated set", _SCORE),
     report=Command("one page with the figures of a run", _REPORT),
     page=Command(

@@ -131,15 +131,10 @@ def main(
 @command
 def _fsc(a) -> None:
     "Fourier shell correlation of two maps of one box, with the resolutions at 0.5 and 0.143."
-    from cryoformer_nb.core.files import plain, read_map
+    from cryoformer_nb.core.files import plain, read_map, read_pair
     from cryoformer_nb.core.fsc import fsc
 
-    (x, px), (y, py) = read_map(a.a), read_map(a.b)
-    if abs(px - py) > 0.01 * px:
-        raise InputError(
-            f"{a.b}: expected the pixel size of {a.a}, {px:.4g} A, found {py:.4g} A; "
-            "resample one of them"
-        )
+    x, y, px = read_pair(a.a, a.b)
     curve = fsc(x, y, px, read_map(a.mask)[0] if a.mask else None)
     if a.json:
         return print(json.dumps(plain(dict(pixel_size=px, **curve._asdict()))))
@@ -147,6 +142,21 @@ def _fsc(a) -> None:
     for s, f, v in zip(curve.shell[1:], curve.frequency[1:], curve.value[1:]):
         print(f"{s:5d}  {1 / f:14.2f}  {v:5.3f}")
     print(f"resolution {curve.resolution_05:.2f} A at 0.5, {curve.resolution_0143:.2f} A at 0.143")
+
+# %% ../../nbs/command/01_cli.ipynb #11c00001
+@command
+def _postprocess(a) -> None:
+    """Sharpen the average of two half maps: undo the falloff of its amplitudes, weight noise down,
+    cut at the resolution; and find the resolution from place to place (FSC 0.5 in windows)."""
+    from cryoformer_nb.analysis.postprocess import half_maps, postprocess, write_postprocessed
+    from cryoformer_nb.core.outputs import check_apart, check_folder
+
+    check_folder(a.out, a.overwrite)
+    run = Path(a.run)
+    check_apart(a.out, run / "config.yaml" if run.is_dir() else run, a.second, a.mask)
+    found = postprocess(half_maps(a.run, a.second, a.mask), a.b_factor, progress=not a.quiet)
+    print(found)
+    print(f"maps: {write_postprocessed(found, a.out, a.overwrite)}")
 
 # %% ../../nbs/command/01_cli.ipynb #f11465a9
 def _describe_set(out: Path) -> str:

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['MARKER', 'existing_file', 'try_lock', 'new_temporary', 'is_at', 'remove', 'clear_temporaries', 'atomic_path',
-           'not_written', 'MrcInfo', 'mrc_info', 'mrc_layout', 'write_map', 'write_stack', 'read_map', 'plain']
+           'not_written', 'MrcInfo', 'mrc_info', 'mrc_layout', 'write_map', 'write_stack', 'read_map', 'read_pair',
+           'plain']
 
 # %% ../../nbs/core/04_files.ipynb #e0eea502
 import fcntl
@@ -160,6 +161,16 @@ class MrcInfo(NamedTuple):
     mode: int  # 0 int8, 1 int16, 2 float32, 6 uint16, 12 float16
     pixel_size: float  # A, 0 if the header does not say
     axes: tuple  # which of x=1, y=2, z=3 is the fastest, middle and slowest index of the file
+    origin: tuple  # (x, y, z) in A of the first voxel
+
+# %% ../../nbs/core/04_files.ipynb #0a190001
+def _origin(h, pixel: float, axes: tuple) -> tuple:
+    "Where a header puts the first voxel (x, y, z) in A; 0 where it says nothing that makes sense."
+    origin = tuple(float(h["origin"][k]) for k in "xyz")
+    if not any(origin):  # an older way: the number of the first voxel
+        starts = dict(zip(axes, (int(h[k]) for k in ("nxstart", "nystart", "nzstart"))))
+        origin = tuple(starts[k] * pixel for k in (1, 2, 3))
+    return tuple(x if abs(x) < 1e5 else 0.0 for x in origin)
 
 # %% ../../nbs/core/04_files.ipynb #c744a89b
 #: Type of a value by the header's mode.
@@ -212,7 +223,8 @@ def mrc_info(path) -> MrcInfo:
     if not 0.01 <= pixel <= 1000:  # of no microscope
         pixel = 0.0
     axes = tuple(int(h[k]) for k in ("mapc", "mapr", "maps"))
-    return MrcInfo(shape, mode, pixel, axes if sorted(axes) == [1, 2, 3] else (1, 2, 3))
+    axes = axes if sorted(axes) == [1, 2, 3] else (1, 2, 3)
+    return MrcInfo(shape, mode, pixel, axes, _origin(h, pixel, axes))
 
 
 def mrc_layout(path) -> tuple[int, np.dtype]:
@@ -224,16 +236,23 @@ def mrc_layout(path) -> tuple[int, np.dtype]:
 
 # %% ../../nbs/core/04_files.ipynb #cf50148e
 def _header(
-    shape: tuple, pixel_size: float, volume: bool, low: float, high: float, mean: float, std: float
+    shape: tuple,
+    pixel_size: float,
+    volume: bool,
+    low: float,
+    high: float,
+    mean: float,
+    std: float,
+    origin: tuple = (0, 0, 0),
 ) -> bytes:
     "The 1024 bytes in front of float32 data of `shape` (n, y, x)."
     h = np.zeros((), mrcfile.dtypes.HEADER_DTYPE.newbyteorder("<"))
     n, y, x = shape
     h["nx"], h["ny"], h["nz"], h["mode"] = x, y, n, 2
     h["mx"], h["my"], h["mz"] = x, y, n if volume else 1
-    for axis, size in zip("xyz", (x, y, n if volume else 1)):
-        h["cella"][axis], h["cellb"]["alpha"] = size * pixel_size, 90
-    h["cellb"]["beta"] = h["cellb"]["gamma"] = 90
+    for axis, size, start in zip("xyz", (x, y, n if volume else 1), origin):
+        h["cella"][axis], h["origin"][axis] = size * pixel_size, start
+    h["cellb"]["alpha"] = h["cellb"]["beta"] = h["cellb"]["gamma"] = 90
     h["mapc"], h["mapr"], h["maps"], h["ispg"] = 1, 2, 3, int(volume)
     h["dmin"], h["dmax"], h["dmean"], h["rms"] = low, high, mean, std
     h["map"], h["machst"], h["nversion"] = b"MAP ", (0x44, 0x44, 0, 0), 20141
@@ -258,16 +277,16 @@ class _Totals:
         self.squares += np.square(chunk, dtype=np.float64).sum()
         self.low, self.high = min(self.low, chunk.min()), max(self.high, chunk.max())
 
-    def header(self, pixel_size: float, volume: bool) -> bytes:
+    def header(self, pixel_size: float, volume: bool, origin: tuple) -> bytes:
         "The header of all of them."
         values = self.n * self.shape[0] * self.shape[1]
         mean = self.total / values
         std = max(self.squares / values - mean * mean, 0) ** 0.5
         shape = (self.n, *self.shape)
-        return _header(shape, pixel_size, volume, self.low, self.high, mean, std)
+        return _header(shape, pixel_size, volume, self.low, self.high, mean, std, origin)
 
 
-def _write_mrc(path, chunks, pixel_size: float, volume: bool) -> Path:
+def _write_mrc(path, chunks, pixel_size: float, volume: bool, origin: tuple = (0, 0, 0)) -> Path:
     "Stream chunks (n, y, x) of one image size into an MRC file."
     totals = _Totals()
     quiet = np.errstate(invalid="ignore", over="ignore")
@@ -286,7 +305,7 @@ def _write_mrc(path, chunks, pixel_size: float, volume: bool) -> Path:
         if not totals.n:
             raise InputError(f"{path}: expected at least one image to write, found none")
         file.seek(0)
-        file.write(totals.header(pixel_size, volume))
+        file.write(totals.header(pixel_size, volume, origin))
     return Path(path)
 
 # %% ../../nbs/core/04_files.ipynb #faa05b53
@@ -294,12 +313,13 @@ def write_map(
     path,
     volume,  # (z, y, x) array or tensor
     pixel_size: float,  # A
+    origin: tuple = (0, 0, 0),  # (x, y, z) in A of the first voxel
 ) -> Path:
-    "Write a density map as MRC mode 2 with its pixel size, origin 0."
+    "Write a density map as MRC mode 2 with its pixel size and origin."
     volume = np.asarray(volume)
     if volume.ndim != 3:
         raise InputError(f"{path}: expected a volume of three axes, found shape {volume.shape}")
-    return _write_mrc(path, volume, pixel_size, volume=True)
+    return _write_mrc(path, volume, pixel_size, volume=True, origin=origin)
 
 
 def write_stack(
@@ -354,6 +374,20 @@ def read_map(
     slow_to_fast = info.axes[::-1]
     ordered = volume.transpose([slow_to_fast.index(k) for k in (3, 2, 1)])
     return np.ascontiguousarray(ordered), info.pixel_size or 1.0
+
+
+def read_pair(first, second) -> tuple[np.ndarray, np.ndarray, float]:
+    """Two maps of one pixel size, and that size in A.
+
+    `InputError` as for `read_map`, and for sizes that differ by 1 %.
+    """
+    (a, size), (b, other) = read_map(first), read_map(second)
+    if abs(size - other) > 0.01 * size:
+        raise InputError(
+            f"{second}: expected the pixel size of {first}, {size:.4g} A, found {other:.4g} A; "
+            "resample one of them"
+        )
+    return a, b, size
 
 # %% ../../nbs/core/04_files.ipynb #5bf2421e
 def plain(value):

@@ -18,7 +18,7 @@ import torch
 from fastcore.basics import patch
 
 from ..core.conventions import InputError
-from ..core.files import read_map
+from ..core.files import read_map, read_pair
 from ..core.fourier import shell_filter
 from ..core.reading import read_array, reading
 from ..model.config import Config, is_number
@@ -360,8 +360,7 @@ def read_half_maps(folder) -> tuple[np.ndarray, np.ndarray, float]:
             f"{folder}: expected half1.mrc and half2.mrc, found none; "
             "train with --half-sets, or give two maps"
         )
-    first, pixel_size = read_map(files[0])
-    return first, read_map(files[1])[0], pixel_size
+    return read_pair(*files)
 
 
 @patch(as_prop=True)

@@ -96,6 +96,12 @@ COMMANDS = [
         ["fsc", "truth/vol_000.mrc", "truth/vol_001.mrc", "--json", "--mask", "set/mask.mrc"],
         ["truth/vol_000.mrc", "truth/vol_001.mrc", "set/mask.mrc"],
     ),
+    (["postprocess", "run", "--out", "out", "-q"], ["run/half1.mrc", *RUN[:1]]),
+    (
+        ["postprocess", "truth/vol_000.mrc", "truth/vol_001.mrc", "--out", "out", "-q"]
+        + ["--mask", "set/mask.mrc"],
+        ["truth/vol_000.mrc", "truth/vol_001.mrc", "set/mask.mrc"],
+    ),
     (["simulate", "out", "-n", "3", "--box", "16", "--preset", "set/helix.cif"], ["set/helix.cif"]),
     (["simulate", "out", "-n", "3", "--box", "16", "--preset", "set/open.pdb"], ["set/open.pdb"]),
     (
