@@ -7,12 +7,14 @@ __all__ = ['FUNCTIONS', 'command', 'too_little_memory', 'show_warning', 'continu
            'make_set', 'seconds_to_train']
 
 # %% ../../nbs/command/01_cli.ipynb #c58bf434
+import io
 import json
 import shlex
 import sys
 import tempfile
 import time
 import warnings
+from contextlib import redirect_stdout
 from dataclasses import replace
 from os.path import isfile
 from pathlib import Path
@@ -371,6 +373,7 @@ def _without_junk(particles):
 def _train(a) -> None:
     "Train on particles and write a run folder: latents, model, poses, history and mean map."
     from cryoformer_nb.core.outputs import check_apart, check_folder
+    from cryoformer_nb.core.processes import join_group
     from cryoformer_nb.training.inference import half_map_words
     from cryoformer_nb.training.train import check_half_sets, train
 
@@ -379,25 +382,26 @@ def _train(a) -> None:
     check_half_sets(a.half_sets, a.resume)  # before anything is read
     if not a.resume:
         check_folder(a.out, a.overwrite)
-    particles = _read(a)
-    print(particles, flush=True)
-    if a.drop_junk:
-        particles = _without_junk(particles)
-    run = train(
-        particles,
-        a.out,
-        a.minutes,
-        a.epochs,
-        config,
-        a.resume,
-        a.overwrite,
-        progress=not a.quiet,
-        started=a.started,
-        half_sets=a.half_sets,
-    )
-    if a.half_sets:
-        print(half_map_words(run))
-    print(_describe_run(run, a.out))
+    with redirect_stdout(io.StringIO() if join_group().rank else sys.stdout):
+        particles = _read(a)
+        print(particles, flush=True)
+        if a.drop_junk:
+            particles = _without_junk(particles)
+        run = train(
+            particles,
+            a.out,
+            a.minutes,
+            a.epochs,
+            config,
+            a.resume,
+            a.overwrite,
+            progress=not a.quiet,
+            started=a.started,
+            half_sets=a.half_sets,
+        )
+        if a.half_sets:
+            print(half_map_words(run))
+        print(_describe_run(run, a.out))
 
 # %% ../../nbs/command/01_cli.ipynb #0d5e1d02
 @command

@@ -36,12 +36,11 @@ def image_loss(
 def latent_channel(
     z: Tensor,  # (b, d)
     noise: float,  # standard deviation added
-    generator: torch.Generator | None = None,
+    drawn: Tensor | None = None,  # (b, d) from N(0, 1); default: drawn here
 ) -> tuple[Tensor, Tensor]:  # what the decoder sees (b, d), mean square of z
     "Pass latents through a noisy channel; returns also the power that is penalised."
-    device = generator.device if generator else z.device
-    drawn = torch.randn(z.shape, generator=generator, dtype=z.dtype, device=device)
-    return z + noise * drawn.to(z.device), z.square().mean()
+    drawn = torch.randn_like(z) if drawn is None else drawn.to(z)
+    return z + noise * drawn, z.square().mean()
 
 # %% ../../nbs/training/00_losses.ipynb #145af57c
 def pose_loss(

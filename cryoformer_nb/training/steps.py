@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['BY_GRADIENT', 'REFINED', 'REMEMBERED', 'learning_rate', 'choose_device', 'first_model', 'seeded', 'split_rows',
-           'Trainer', 'epoch_order', 'filled_support', 'load_moments']
+           'check_group', 'Trainer', 'epoch_order', 'filled_support', 'load_moments']
 
 # %% ../../nbs/training/01_steps.ipynb #9b12c32c
 import math
+import os
 import time
 from dataclasses import asdict, replace
 from functools import lru_cache
@@ -19,12 +20,14 @@ import torch
 import yaml
 from fastcore.basics import patch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from ..core.conventions import InputError
 from ..core.files import atomic_path, write_map
 from ..core.fourier import lowpass
 from ..core.interrupts import uninterrupted
 from ..core.outputs import whole_folder
+from ..core.processes import ALONE, Group, this_group
 from ..model.config import Config
 from ..model.fourier_model import build_model
 from ..model.model import CryoFormer, blur
@@ -69,10 +72,14 @@ def learning_rate(step: int, progress: float, warmup: int) -> float:
 
 # %% ../../nbs/training/01_steps.ipynb #6f26a4fc
 def choose_device(name: str) -> torch.device:
-    "The device of a setting: `auto` is the GPU where there is one. `InputError` if it is absent."
+    """The device of a setting: `auto` is the GPU where there is one. `InputError` if it is absent.
+
+    Of several processes on a machine each gets the next one."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
         name = "cuda" if count else "cpu"
+    if name == "cuda" and this_group().size > 1:
+        name = f"cuda:{int(os.environ.get('LOCAL_RANK', 0))}"
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= count:
         raise InputError(
@@ -113,6 +120,15 @@ def split_rows(
     return order[:cut].sort().values, order[cut:].sort().values
 
 # %% ../../nbs/training/01_steps.ipynb #822a19bc
+def check_group(group: Group, batch: int) -> None:
+    "`InputError` if there are fewer images a step than processes."
+    if group.size > batch:
+        raise InputError(
+            f"train: expected at least one image a step for each of {group.size} processes, found "
+            f"{batch}; raise batch or start fewer"
+        )
+
+
 class Trainer:
     "A training at work: data, model, optimizer, and what has been done so far."
 
@@ -128,6 +144,7 @@ class Trainer:
         self.device = choose_device(config.device)
         own = known.to(self.device, copy=True)  # steps estimate it again, where they are computed
         self.particles = replace(particles, contrast=own)
+        self.group = this_group()
         self.evidence = torch.zeros(6, device=self.device)  # of the contrasts of late
         self.identity = identity(particles)
         self.config = config
@@ -139,7 +156,10 @@ class Trainer:
         self.weights = half_weights(particles.box, self.device)
         share = 0.0 if config.poses == "table" else config.held_out
         self.held, self.rows = split_rows(len(particles), share, config.seed)
-        self.images = particles.whole(int(config.memory_gb * 2**30))  # None: read for each batch
+        check_group(self.group, min(config.batch, len(self.rows)))
+        self.images = None  # read for each batch, by several processes each its own rows
+        if self.group.size == 1:
+            self.images = particles.whole(int(config.memory_gb * 2**30))
         self.optimizer = self.new_optimizer()
         self.step = 0  # steps taken
         self.updates = 0  # of the support
@@ -187,6 +207,7 @@ def calibrate(self: Trainer) -> None:
     "Show the encoder a sample of what it will see."
     y, R, t, h = self.batch(evenly(len(self.particles), self.chunk))
     self.model.encoder.calibrate(self.model.residuals(y, R, t, h), R, t)
+    self.group.equalise(self.model.state_dict().values())
 
 
 @patch
@@ -196,7 +217,8 @@ def start_latent(self: Trainer, least: int = 200) -> None:
         return
     particles = self.with_poses(self.poses.rotations, self.poses.shifts_px)
     most, seed = self.config.latent_dim, self.config.seed
-    found = linear_model(particles, self.average, most, self.rows.numpy(), seed=seed)
+    known = self.average, most, self.rows.numpy()
+    found = self.group.once(lambda: linear_model(particles, *known, seed=seed))
     if len(found.maps):
         self.model.start_latent(found)
         self.optimizer = self.new_optimizer()
@@ -267,21 +289,24 @@ def pose_price(self: Trainer, rows: Tensor, R: Tensor, t: Tensor) -> Tensor | fl
 @torch.no_grad()
 def update_contrast(
     self: Trainer,
-    rows: Tensor,  # (b,) particles
+    rows: Tensor,  # (n,) particles
     predicted: Tensor,  # (b, D, D//2+1) with their contrasts as known
     y: Tensor,  # (b, D, D//2+1)
     weights: Tensor,  # (D, D//2+1) of the loss
+    group: Group = ALONE,  # whose processes have a part of the rows each; default: b = n
 ) -> Tensor:  # (b, 1, 1) what predictions are to be multiplied by
     "Fit the contrast of the particles `rows` to their images."
     if not self.config.contrast:
         return torch.ones((), device=self.device)
     rows = rows.to(self.device)
-    known = self.particles.contrast[rows]
+    known = self.particles.contrast[group.part(rows)]
     plain = predicted.flatten(1) / known[:, None]
     found = evidence(plain, y.flatten(1), weights.flatten(), self.particles.box)
-    self.evidence = 0.98 * self.evidence + sums(found)
+    total = sums(found)
+    group.add_up(total)
+    self.evidence = 0.98 * self.evidence + total
     contrast = contrast_of(found, prior_of(self.evidence))
-    self.particles.contrast[rows] = contrast
+    self.particles.contrast[rows] = group.joined(contrast, len(rows))
     return (contrast / known)[:, None, None]
 
 # %% ../../nbs/training/01_steps.ipynb #893267f7
@@ -289,18 +314,22 @@ def update_contrast(
 def objective(self: Trainer, rows: Tensor, progress: float) -> tuple[Tensor, Tensor]:
     """What a step on the particles `rows` lowers, and the loss that the history shows.
 
-    That is the mean image loss, and L_pose where poses are learnt alone, which costs no image."""
-    config = self.config
-    y, R, t, h = self.batch(rows)
-    price = self.pose_price(rows.to(self.device), R, t)
+    That is the mean image loss, and L_pose where poses are learnt alone, which costs no image. Of
+    several processes each has its part of the rows; what they return adds up.
+    """
+    config, own = self.config, self.group.part(rows)
+    share = len(own) / len(rows)
+    y, R, t, h = self.batch(own)
+    price = share * self.pose_price(own.to(self.device), R, t)
     if self.poses_alone(progress):
         return price, price
     z = self.model.encode(y, R.detach(), t.detach(), h)
-    z, power = latent_channel(z, config.latent_noise, seeded(config.seed, self.step, 1))
+    drawn = torch.randn(len(rows), z.shape[1], generator=seeded(config.seed, self.step, 1))
+    z, power = latent_channel(z, config.latent_noise, self.group.part(drawn))
     weights, predicted = self.loss_weights(progress), self.model.predict(z, R, t, h)
-    predicted = predicted * self.update_contrast(rows, predicted, y, weights)
-    loss = image_loss(predicted, y, weights).mean()
-    return loss + config.latent_penalty * power + price, loss
+    predicted = predicted * self.update_contrast(rows, predicted, y, weights, self.group)
+    loss = share * image_loss(predicted, y, weights).mean()
+    return loss + share * config.latent_penalty * power + price, loss
 
 
 @patch
@@ -312,6 +341,8 @@ def advance(self: Trainer, progress: float) -> Tensor:
     total, loss = self.objective(self.rows_of(self.step), progress)
     self.optimizer.zero_grad()
     total.backward()
+    learnt = (p for group in self.optimizer.param_groups for p in group["params"])
+    self.group.add_up(*(p.grad for p in learnt if p.grad is not None))
     self.optimizer.step()
     self.step += 1
     self.seconds = self.now()
@@ -339,11 +370,13 @@ def record(self: Trainer, seconds: float, where) -> dict:
 
     `InputError`, which names the run folder `where`, if training has diverged.
     """
+    loss = torch.stack(self.losses).mean()
+    self.group.add_up(loss)
     row = dict(
         step=self.step,
         epoch=self.step / self.steps_per_epoch,
         seconds=self.seconds,
-        loss=torch.stack(self.losses).mean().item(),
+        loss=loss.item(),
         images_per_second=len(self.losses) * self.config.batch / seconds,
         voxels=len(self.model.support.coords),
     )
@@ -422,7 +455,8 @@ def update_support(self: Trainer) -> None:
     generator = seeded(self.config.seed, self.updates, 2)
     rows = torch.randperm(len(self.particles), generator=generator)[:48].sort().values
     with torch.no_grad():
-        mask = filled_support(self.model.highest(self.model.encode(*self.batch(rows))))
+        z = self.model.encode(*self.batch(rows))
+        mask = self.group.once(lambda: filled_support(self.model.highest(z)))
     with uninterrupted():
         self.model.set_support(mask.to(self.device))
         old = self.optimizer
@@ -455,11 +489,13 @@ def pose_evidence(self: Trainer, x: Tensor, shell: float) -> Evidence:
     "What all images say about their poses, which are x (N, 5) from the given ones."
     found, factor = [], None
     rows = torch.as_tensor(evenly(len(x), min(256, self.chunk)))
-    for part in [rows, *torch.arange(len(x)).split(self.chunk)]:
+    own = self.group.part(torch.arange(len(x)))
+    for part in [rows, *own.split(self.chunk)]:
         y, R, t, h = self.batch(part)
         said, factor = own_evidence(self.model, y, h, R, t, x[part], shell, factor)
         found.append(said)
-    return Evidence(*map(torch.cat, zip(*found[1:])))  # the first were for the factor
+    own = map(torch.cat, zip(*found[1:]))  # the first were for the factor
+    return Evidence(*(self.group.joined(part, len(x)) for part in own))
 
 # %% ../../nbs/training/01_steps.ipynb #2641ea12
 @patch
@@ -472,7 +508,8 @@ def refine_poses(self: Trainer) -> None:
     R, t = (p.cpu() for p in self.poses.present())
     x, box, limit = moved(self.particles, R, t), self.particles.box, self.config.consensus_limit
     now = self.with_poses(R, t)
-    average = with_halves(now, self.average.support, limit, self.average.noise)[0]
+    known = self.average.support, limit, self.average.noise
+    average = self.group.once(lambda: with_halves(now, *known)[0])
     shell = agreed_shell(average)
     said = self.pose_evidence(x, shell)
     widths = self.config.pose_sigma, self.config.pose_sigma_px
@@ -481,7 +518,7 @@ def refine_poses(self: Trainer) -> None:
     found, reach = posterior(said, prior), box / (2 * math.pi * shell)
     state = towards(state, x, found, reach, extent(average))
     tried = self.with_poses(state.R, state.t)
-    after = with_halves(tried, self.average.support, limit, self.average.noise)[0]
+    after = self.group.once(lambda: with_halves(tried, *known)[0])
     with uninterrupted():
         better = agreement(after) > agreement(average) + MARGIN
         if better and proof(said, prior) > PROOF:
@@ -511,7 +548,12 @@ REMEMBERED = (
 
 @patch
 def save(self: Trainer, path, motion: dict | None = None) -> None:
-    "Write the checkpoint; `motion` is what `judged` found once training has ended."
+    """Write the checkpoint; `motion` is what `judged` found once training has ended.
+
+    Of several processes the first does.
+    """
+    if self.group.rank:
+        return
     state = {name: getattr(self, name) for name in REMEMBERED} | dict(
         config=asdict(self.config),
         model=self.model.state_dict(),
@@ -587,13 +629,13 @@ def is_finite(self: Trainer) -> bool:
 
 @patch
 @torch.no_grad()
-def latents(self: Trainer) -> np.ndarray:
+def latents(self: Trainer, show: bool = False) -> np.ndarray:
     "The latent of every particle, (N, d), in input order, without the channel's noise."
-    parts = [
-        self.model.encode(*self.batch(rows))
-        for rows in torch.arange(len(self.particles)).split(self.chunk)
-    ]
-    return torch.cat(parts).cpu().numpy()
+    count = len(self.particles)
+    own = self.group.part(torch.arange(count))
+    parts = tqdm(own.split(self.chunk), desc="latents", unit="batch", disable=not show)
+    own = torch.cat([self.model.encode(*self.batch(rows)) for rows in parts])
+    return self.group.joined(own, count).cpu().numpy()
 
 # %% ../../nbs/training/01_steps.ipynb #155e4dd7
 @patch
@@ -616,10 +658,20 @@ def judged(
 
 # %% ../../nbs/training/01_steps.ipynb #02d485e3
 @patch
-def finish(self: Trainer, out: Path) -> None:
-    "Write latents.npy, contrast.npy, mean.mrc, poses.star, history.csv and checkpoint.pt."
+def finish(self: Trainer, out: Path, show: bool = False) -> None:
+    "Ask for the latents and write everything down; of several processes the first writes."
     self.save(out / "checkpoint.pt")  # what follows may take minutes
-    z = self.latents()
+    z = self.latents(show)
+    self.group.once(lambda: self.write_results(out, z))
+
+
+@patch
+def write_results(
+    self: Trainer,
+    out: Path,
+    z: np.ndarray,  # (N, d) latents
+) -> None:
+    "Write latents.npy, contrast.npy, mean.mrc, poses.star, history.csv and checkpoint.pt."
     some = torch.as_tensor(z[evenly(len(z), 64)], device=self.device)
     mean = self.model.mean_volume(some).cpu()
     if not (np.isfinite(z).all() and mean.isfinite().all()):
