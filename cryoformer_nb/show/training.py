@@ -227,6 +227,8 @@ def __call__(self: TrainingView, trainer) -> None:
         return
     self.look(trainer)
     self.draw()
+    if last:
+        self.keep()
     self.cost = time.perf_counter() - start
     pause = self.seconds if first else max(self.seconds, 20 * self.cost)
     self.next = time.perf_counter() + pause  # the first drawing pays for imports

@@ -222,17 +222,21 @@ def code_cell(source: str, name: str) -> dict:
 
 
 def with_solutions(path: Path, out: Path) -> None:
-    "A copy of a tutorial in which each solution is executed, and its check made again."
+    "A copy of a tutorial in which each check is made with a wrong answer and with its solution."
     nb, cells, check = json.loads(path.read_text(encoding="utf-8")), [], None
+    name = None  # of the answer
     for cell in nb["cells"]:
         source = "".join(cell["source"])
         if cell["cell_type"] == "code":
             cell = dict(cell, outputs=[], execution_count=None)
+            name = (re.findall(r"^(\w+) = \.\.\.", source, flags=re.M) or [None])[-1] or name
             if re.search(r"^check\(", source, flags=re.M):
                 check = source
         cells.append(cell)
         if cell["cell_type"] == "markdown" and source.startswith("<details>"):
             solution = re.search(r"^```python\n(.*?)^```", source, flags=re.M | re.S)[1]
+            failed = f"# failed\n{name} = 'a wrong answer'\n{check}"
+            cells.append(code_cell(failed, f"failed-{len(cells)}"))
             cells.append(code_cell(solution, f"solution-{len(cells)}"))
             cells.append(code_cell(f"# solved\n{check}", f"solution-{len(cells)}"))
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,6 @@
 """The widgets in a real JupyterLab, driven with mouse and keyboard, and what Python sees of it."""
 
+import base64
 import json
 import os
 
@@ -195,29 +196,82 @@ def test_a_large_box_follows_its_slider(opened):
     assert float(notebook.run("view.worker.wait(); print(view.layers[0].level)")) > before
 
 
-def test_a_widget_adds_little_to_the_stored_notebook(opened):
-    notebook = opened(
-        "stored.ipynb",
-        SETUP,
-        "view = view_volume({'first': one, 'second': two}, pixel_size=1.5)\nview",
-    )
+SHOWN = """() => {
+    const seen = (css) => [...document.querySelectorAll(css)].some((e) => e.checkVisibility());
+    const dead = ".jp-OutputArea-output.jupyter-widgets";
+    return { widget: seen(".cf-panel"), figure: seen(".jp-RenderedPlotly"), error: seen(dead) };
+}"""
+WIDGET = dict(widget=True, figure=False, error=False)
+FIGURE_ONLY = dict(widget=False, figure=True, error=False)
+
+
+def save(page) -> None:
+    page.evaluate("() => jupyterapp.commands.execute('docmanager:save')")
+
+
+def reopened(page, lab, name: str) -> dict:
+    "What is seen of a notebook that is opened anew."
+    page.goto(f"{lab.address}/lab/tree/{name}?reset", wait_until="load")
+    until(page, "() => document.querySelector('.jp-RenderedPlotly .main-svg')")
+    until(page, "() => document.querySelector('.jp-OutputArea-output.jupyter-widgets')")
+    return page.evaluate(SHOWN)
+
+
+def test_a_stored_widget_is_a_figure_without_its_kernel(opened, lab):
+    "Alive the widget is seen; in the notebook opened again, with a new kernel or none, the figure."
+    cell = "view = view_volume({'first': one, 'second': two}, pixel_size=1.5)\nview"
+    notebook = opened("stored.ipynb", SETUP, cell)
+    page = notebook.page
+    drawn(page, ".cf-view-volume")
+    assert page.evaluate(SHOWN) == WIDGET
     outputs = notebook.cells()[-1]["outputs"]
-    assert len(json.dumps(outputs)) < 200_000 and any(
-        "application/vnd.plotly.v1+json" in o["data"] for o in outputs
-    ), "the static form is stored beside the widget"
+    assert "application/vnd.plotly.v1+json" in outputs[-1]["data"]
+    assert len(json.dumps(outputs)) < 200_000
+    save(page)
+    page.evaluate("() => jupyterapp.shell.currentWidget.sessionContext.shutdown()")
+    assert reopened(page, lab, "stored.ipynb") == FIGURE_ONLY, "a new kernel"
+    page.wait_for_timeout(2000)  # plotly's renderer adds a picture of the figure
+    save(page)
+    assert (lab.folder / "stored.ipynb").stat().st_size < 200_000
+    page.evaluate("() => jupyterapp.shell.currentWidget.sessionContext.shutdown()")
+    page.route("**/api/sessions*", lambda route: route.abort())
+    assert reopened(page, lab, "stored.ipynb") == FIGURE_ONLY, "no kernel"
+    page.unroute("**/api/sessions*")
+
+
+MOLECULE = """from cryoformer_nb.imaging.molecules import load_molecule
+arm = load_molecule('arm')
+atoms, weight = torch.tensor(arm.xyz[0]).float(), torch.tensor(arm.weight).float()
+density = gaussian_volume(atoms, weight, 1.5, 64, 1.5).numpy()
+view = view_volume(density, pixel_size=1.5, atoms=arm.xyz[0, ::2], backend='py3dmol')
+view"""
+COVERED = """(picture) => new Promise((done) => {
+    const image = new Image();
+    image.onload = () => {
+        const { width, height } = image, flat = document.createElement('canvas');
+        Object.assign(flat, { width, height });
+        const to = flat.getContext('2d');
+        to.drawImage(image, 0, 0);
+        const { data } = to.getImageData(0, 0, width, height), rows = [];
+        for (let k = 0; k < data.length; k += 4)
+            if (data[k] < 240) rows.push(Math.floor(k / 4 / width));
+        done((rows.at(-1) - rows[0]) / height);
+    };
+    image.src = 'data:image/png;base64,' + picture;
+})"""
 
 
 def test_view_volume_with_3dmol_needs_no_network(opened, site):
-    "The other backend, from the local copy of 3Dmol.js that came with the building of the site."
-    script = ROOT / "tools" / "node_modules" / "3dmol" / "build" / "3Dmol-min.js"
-    if not script.is_file():
+    "From the copy that came with the building of the site; the molecule fills the canvas."
+    if not (ROOT / "tools" / "node_modules" / "3dmol").is_dir():
         pytest.skip("no copy of 3Dmol.js in tools/node_modules: python tools/docs.py installs it")
-    notebook = opened(
-        "dmol.ipynb",
-        SETUP,
-        f"view = view_volume(one, pixel_size=1.5, backend='py3dmol', js={str(script)!r})\nview",
-    )
-    until(notebook.page, "() => !!document.querySelector('.cf-3dmol canvas')", 40)
+    notebook = opened("dmol.ipynb", SETUP, MOLECULE)
+    canvas = notebook.page.locator(".cf-3dmol canvas").first
+    canvas.wait_for(timeout=40_000)
+    until(notebook.page, "() => document.querySelector('.cf-3dmol').dataset.turn")
+    canvas.scroll_into_view_if_needed()
+    picture = base64.b64encode(canvas.screenshot()).decode()
+    assert 0.6 < notebook.page.evaluate(COVERED, picture) < 1
     before = notebook.run("print(view.layers[0].level)")
     press(notebook.page, ".cf-threshold .noUi-handle", "ArrowRight", 5)
     notebook.page.wait_for_timeout(1500)

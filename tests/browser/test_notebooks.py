@@ -12,11 +12,16 @@ def outcome(notebook: Notebook) -> dict:
     cells = notebook.cells()
     outputs = [(c["source"], o) for c in cells for o in c["outputs"]]
     kinds = [o.get("data", {}) for _, o in outputs]
-    solved = [o.get("data", {}) for source, o in outputs if source.startswith("# solved")]
+
+    def verdicts(mark: str) -> list:
+        found = [o.get("data", {}) for source, o in outputs if source.startswith(mark)]
+        return ["".join(data.get("text/plain", "")) for data in found]
+
     figures, bare = notebook.figures()
     return dict(
         errors=notebook.errors(),
-        verdicts=["".join(data.get("text/plain", "")) for data in solved],
+        solved=verdicts("# solved"),
+        failed=verdicts("# failed"),
         foreign=list(notebook.watched.foreign),
         stored=sum(any(k.startswith("application/vnd.plotly") for k in data) for data in kinds),
         figures=figures,
@@ -61,7 +66,8 @@ def test_tutorial_draws_its_figures(runs, name):
 
 
 @pytest.mark.parametrize("name", TUTORIALS)
-def test_solutions_pass_their_checks(runs, name):
-    verdicts = runs[name]["verdicts"]
-    assert len(verdicts) >= 3
-    assert [v for v in verdicts if not v.startswith("Right")] == []
+def test_solutions_pass_their_checks_and_wrong_answers_do_not(runs, name):
+    solved, failed = runs[name]["solved"], runs[name]["failed"]
+    assert len(solved) == len(failed) >= 7
+    assert [v for v in solved if not v.startswith("Right")] == []
+    assert [v for v in failed if not v.startswith("Not yet")] == []

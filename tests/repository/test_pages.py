@@ -89,6 +89,40 @@ def test_tutorial_has_three_exercises(path):
         assert len(blocks) == 1, f"one block of code in the solution: {asked}"
 
 
+def questions(path: Path) -> list:
+    "(title, letters, source of the check, name of the answer, its letter) of each question."
+    every, found = cells(path), []
+    for k, (kind, source) in enumerate(every):
+        title = re.match(r"### Question \d+: (.*)", source) if kind == "markdown" else None
+        if title:
+            name = re.search(r"^(\w+) = \.\.\.", every[k + 1][1], flags=re.M)[1]
+            letter = re.search(rf'^{name} = "(.*)"$', every[k + 3][1], flags=re.M)[1]
+            options = re.findall(r"^- \*\*(\w)\*\*: ", source, flags=re.M)
+            found.append((title[1], options, every[k + 2][1], name, letter))
+    return found
+
+
+@pytest.mark.parametrize("path", TUTORIALS, ids=named)
+def test_questions_are_solved_and_failed_on_purpose(path):
+    "The right letter passes; each wrong one, no letter and no answer get their own words."
+    from cryoformer_nb.show.exercises import check, choices
+
+    asked = questions(path)
+    assert len(asked) >= 4
+    for title, options, source, name, letter in asked:
+        tools = dict(check=check, choices=choices)
+        found = {a: eval(source, tools | {name: a}) for a in (*options, "z", 7, ...)}
+        assert letter in options and found[letter], f"{title}: {letter} is the right one"
+        assert {found[a].state for a in found if a not in (letter, ...)} == {"Not yet"}, title
+        hints = {found[a].message for a in options if a != letter}
+        assert len(hints) == len(options) - 1 > 1, f"{title}: a hint for each wrong choice"
+        assert "letters" in found["z"].message and found[...].state == "Not tried yet"
+
+
+def test_there_are_sixty_checks_of_understanding():
+    assert sum(len(exercises(path)) + len(questions(path)) for path in TUTORIALS) >= 60
+
+
 @pytest.mark.parametrize("path", TUTORIALS, ids=named)
 def test_checks_do_not_show_their_answers(path):
     "Their cells are folded in JupyterLab; the site and exported pages follow."
