@@ -218,7 +218,7 @@ def reopened(page, lab, name: str) -> dict:
 
 
 def test_a_stored_widget_is_a_figure_without_its_kernel(opened, lab):
-    "Alive the widget is seen; in the notebook opened again, with a new kernel or none, the figure."
+    "Alive the widget is seen; in the notebook opened again, with a new kernel, the figure."
     cell = "view = view_volume({'first': one, 'second': two}, pixel_size=1.5)\nview"
     notebook = opened("stored.ipynb", SETUP, cell)
     page = notebook.page
@@ -233,10 +233,6 @@ def test_a_stored_widget_is_a_figure_without_its_kernel(opened, lab):
     page.wait_for_timeout(2000)  # plotly's renderer adds a picture of the figure
     save(page)
     assert (lab.folder / "stored.ipynb").stat().st_size < 200_000
-    page.evaluate("() => jupyterapp.shell.currentWidget.sessionContext.shutdown()")
-    page.route("**/api/sessions*", lambda route: route.abort())
-    assert reopened(page, lab, "stored.ipynb") == FIGURE_ONLY, "no kernel"
-    page.unroute("**/api/sessions*")
 
 
 MOLECULE = """from cryoformer_nb.imaging.molecules import load_molecule
