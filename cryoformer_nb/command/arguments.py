@@ -389,7 +389,8 @@ what              scores after a given time; what noise leaves of the latent to 
                   known amount (poses); how often a rigid molecule is called moving
                   (verdict); latent R2 by number of images and SNR, beside its limit
                   (curve); CryoBench's own figures on a set of its layout (cryobench);
-                  whether a GPU gives the CPU's numbers, and what an image costs on it (gpu)
+                  whether a GPU gives the CPU's numbers, and what an image costs on it (gpu);
+                  cryoDRGN and RECOVAR beside ours, as far as they are installed (peers)
 set DIR           folder of a CryoBench set, for cryobench
 --small           | a table at a size for two cores: about a quarter of an hour (default)
 --full            | a table at the paper's size: hours on a GPU
@@ -400,23 +401,25 @@ set DIR           folder of a CryoBench set, for cryobench
 --seed K          seed of everything random in a table (default %(default)s)
 --seeds S         trainings a row of ablation, path, partition and nuisances, sets of the longest
                   rows of verdict (default %(default)s)
---particles STAR  star file of a set with a truth, for quality, cost, memory and poses (default:
-                  presets, made for the occasion); for cryobench the list of image stacks, if the
-                  set has several
+--particles STAR  star file of a set with a truth, for quality, cost, memory, poses and peers
+                  (default: presets, made for the occasion); for cryobench the list of image
+                  stacks, if the set has several
 --run RUN         for cryobench: a finished run of the set, or a new folder to train into (default:
                   a temporary one)
+--cryodrgn ENV    for peers: an environment with cryoDRGN, or the program (default: left out)
+--recovar ENV     for peers: the same of RECOVAR
 -n N              number of particles of a set (default 4000; a table has its own, a curve several);
-                  for cryobench those decoded (default 100)
+                  for cryobench and peers those decoded (default 100)
 --box D           box of a set in pixels (default 64; a table has its own)
 --minutes M       training time in minutes (default 5 for quality; 1 or 3 a row of a small table 1
-                  or 2, 20 passes a row of a full one, and of cryobench)
+                  or 2, 20 passes a row of a full one, and of cryobench; 8 a program of peers)
 --radii PX        also time balls of these radii in pixels, for cost (default: none)
 """,
     what=dict(
         choices=(
             *("quality", "limit", "cost", "memory"),
             *("table1", "table2", "ablation", "path", "partition", "nuisances"),
-            *("poses", "verdict", "curve", "cryobench", "gpu"),
+            *("poses", "verdict", "curve", "cryobench", "gpu", "peers"),
         )
     ),
     set=dict(nargs="?"),

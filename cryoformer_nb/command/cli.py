@@ -560,6 +560,7 @@ def _table(a) -> str:
     from cryoformer_nb.bench.gpu import gpu
     from cryoformer_nb.bench.limits import curve
     from cryoformer_nb.bench.nuisances import nuisance_table
+    from cryoformer_nb.bench.peers import peers
     from cryoformer_nb.bench.poses import pose_table
     from cryoformer_nb.bench.tables import check_table, table1, table2
     from cryoformer_nb.bench.verdict import verdict_table
@@ -574,6 +575,9 @@ def _table(a) -> str:
     if a.what == "gpu":
         boxes = dict(boxes=(a.box,)) if a.box else {}
         return gpu(a.out, n=a.n or 500, **boxes, show=show)[1]
+    if a.what == "peers":
+        places = dict(cryodrgn=a.cryodrgn, recovar=a.recovar)
+        return peers(a.particles, places, a.out, a.minutes or 8.0, a.n or 100, **own)[1]
     if a.what == "cryobench":
         return cryobench(a.set, a.run, a.particles, a.out, a.n or 100, a.minutes, **own)[1]
     if bool(a.start) != bool(a.end):
