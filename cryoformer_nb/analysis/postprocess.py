@@ -18,11 +18,12 @@ from .local_resolution import local_resolution
 from ..core.conventions import InputError
 from ..core.files import mrc_info, read_map, read_pair, write_map
 from ..core.fourier import fftc3, lowpass, shell_filter
-from ..core.fsc import MaskedFSC, corrected_fsc
+from ..core.fsc import FSC, MaskedFSC, confirmed_fsc, corrected_fsc
 from ..core.outputs import whole_folder
+from ..core.symmetry import symmetrised, symmetrised_halves, symmetry_group
 from ..particles.consensus import guinier_fit, shell_mean
 from ..particles.masks import soft_edge, support_from_map
-from ..training.run import Run
+from ..training.run import Run, half_map_files
 
 # %% ../../nbs/analysis/05_postprocess.ipynb #3a9041ea
 class HalfMaps(NamedTuple):
@@ -34,34 +35,41 @@ class HalfMaps(NamedTuple):
     origin: tuple  # (x, y, z) in A of the first voxel
     mask: np.ndarray  # (D, D, D) 0 to 1
     mask_name: str
+    linear: tuple | None = None  # two back-projections (D, D, D), if the half maps are a network's
 
 
 def half_maps(
     first,  # run folder with half maps, or the first half map
     second=None,  # the second half map
     mask=None,  # file of a soft mask
+    symmetry: str = "C1",  # that maps are averaged over
     edge_px: float = 5.0,  # soft edge of masks that were not given
 ) -> HalfMaps:
-    "Read half maps. `InputError` if there are none, or they or the mask do not fit together."
+    """Read half maps and average them over their symmetry.
+
+    `InputError` if there are none, they or the mask do not fit together, or have no such symmetry.
+    """
     if isdir(first) == (second is not None):
         raise InputError(
             f"{first}: expected a run folder with half maps, or two map files, found "
             + ("both" if second else "one file")
         )
-    files = (first, second) if second else [Path(first) / f"half{k}.mrc" for k in (1, 2)]
-    run = None if second else Run(first)
-    a, b = run.half_maps if run else read_pair(*files)[:2]
-    info = mrc_info(files[0])
-    pixel_size = info.pixel_size or 1.0
-    if mask:
-        return HalfMaps(a, b, pixel_size, info.origin, read_map(mask)[0], str(mask))
-    support, name = None, "density of the average"
-    if run:
-        support, name = run.checkpoint["average"]["support"], "support of the average"
-    elif a.shape == b.shape:
-        support = support_from_map((a + b) / 2, pixel_size)
-    soft = soft_edge(support, edge_px).numpy() if support is not None else np.ones_like(a)
-    return HalfMaps(a, b, pixel_size, info.origin, soft, f"{name}, soft edge of {edge_px:g} px")
+    files = (first, second) if second else half_map_files(first)
+    average = None if second else Run(first).checkpoint["average"]
+    a, b, pixel_size = read_pair(*files)
+    if a.shape != b.shape:
+        raise InputError(f"half maps: expected maps of one box, found {a.shape} and {b.shape}")
+    group = symmetry_group(symmetry)
+    linear = average and symmetrised_halves(*average["halves"].numpy(), pixel_size, group)
+    a, b = symmetrised_halves(a, b, pixel_size, group)
+    name = str(mask)
+    if not mask:
+        found = "support" if average else "density"
+        name = f"{found} of the average, soft edge of {edge_px:g} px"
+        support = average["support"] if average else support_from_map((a + b) / 2, pixel_size)
+        support = symmetrised(support, group) > 1e-3 if len(group) > 1 else support
+    soft = read_map(mask)[0] if mask else soft_edge(support, edge_px).numpy()
+    return HalfMaps(a, b, pixel_size, mrc_info(files[0]).origin, soft, name, linear)
 
 # %% ../../nbs/analysis/05_postprocess.ipynb #beea4d30
 def fsc_weight(
@@ -88,6 +96,7 @@ class Postprocessed(NamedTuple):
 
     maps: HalfMaps
     curves: MaskedFSC
+    believed: FSC  # the curve that weights and cuts the map
     b_factor: float  # A^2, negative sharpens
     source: str  # of the B factor, in words
     weight: np.ndarray  # (D//2+1,) what amplitudes were multiplied by, but for the low-pass
@@ -96,36 +105,42 @@ class Postprocessed(NamedTuple):
 
     @property
     def resolution(self) -> float:
-        "A, at which the map is cut: FSC 0.143, corrected for the mask."
-        return self.curves.corrected.resolution_0143
+        "A, at which the map is cut: where the curve that is believed falls below 0.143."
+        return self.believed.resolution_0143
 
     def __str__(self) -> str:
         plain, masked, corrected = (one.resolution_0143 for one in self.curves[:3])
         low, middle, high = np.percentile(self.local[self.maps.mask > 0.5], (5, 50, 95))
+        judged = "the half maps agree"
+        if self.maps.linear:
+            judged = "confirmed by back-projections of the other half"
         return (
-            f"resolution       {corrected:.2f} A (FSC 0.143, masked: {self.maps.mask_name}; "
-            "corrected for the mask by random phases)\n"
-            f"                 {masked:.2f} A masked and not corrected, {plain:.2f} A unmasked\n"
+            f"resolution       {self.resolution:.2f} A (FSC 0.143, {judged})\n"
+            f"half maps        {corrected:.2f} A (masked: {self.maps.mask_name}; corrected for the "
+            f"mask by random phases), {masked:.2f} A not corrected, {plain:.2f} A unmasked\n"
             f"B factor         {self.source}\n"
             f"local resolution {middle:.2f} A median, {low:.2f} to {high:.2f} A for 90 % of the "
-            "mask (FSC 0.5 in windows)"
+            f"mask (FSC 0.5 in windows{', of the back-projections' if self.maps.linear else ''})"
         )
 
 
-def _checked(maps: HalfMaps) -> MaskedFSC:
-    "The curves of half maps. `InputError` for maps that are the same, or agree nowhere."
+def _checked(maps: HalfMaps) -> tuple[MaskedFSC, FSC]:
+    "Curves and the one that is believed. `InputError` for maps that are one, or agree nowhere."
     curves = corrected_fsc(*maps[:2], maps.mask, maps.pixel_size)
+    believed = curves.corrected
+    if maps.linear:
+        believed = confirmed_fsc(*maps[:2], *maps.linear, maps.mask, maps.pixel_size)
     if np.array_equal(maps.first, maps.second):
         raise InputError(
             "half maps: expected maps of two independent half sets, found the same map twice; "
             "give the two half maps of one refinement"
         )
-    if not np.isfinite(curves.corrected.resolution_0143):
+    if not np.isfinite(believed.resolution_0143):
         raise InputError(
             "half maps: expected maps that agree at low resolution, found an FSC under 0.143 from "
             "the first shell on; are they of one molecule, aligned and of one contrast?"
         )
-    return curves
+    return curves, believed
 
 # %% ../../nbs/analysis/05_postprocess.ipynb #eb7d1a9e
 def postprocess(
@@ -138,8 +153,7 @@ def postprocess(
     `InputError` for maps that are the same, agree nowhere or differ in box, and for a B factor
     that no number can hold.
     """
-    curves = _checked(maps)
-    curve, box = curves.corrected, len(maps.first)
+    (curves, curve), box = _checked(maps), len(maps.first)
     fitted = fitted_b_factor(maps, curve.value) if b_factor is None else None
     if b_factor is not None:
         source = f"{b_factor:.0f} A^2, as given"
@@ -159,8 +173,9 @@ def postprocess(
     sharp = shell_filter(average, torch.as_tensor(weight, dtype=torch.float32))
     sharp = lowpass(sharp, maps.pixel_size, curve.resolution_0143, width=2)
     window = min(6 * curve.resolution_0143, box * maps.pixel_size)
-    local = local_resolution(*maps[:2], maps.pixel_size, maps.mask, window, progress=progress)
-    return Postprocessed(maps, curves, b_factor, source, weight, sharp.numpy(), local)
+    pair = maps.linear or maps[:2]
+    local = local_resolution(*pair, maps.pixel_size, maps.mask, window, progress=progress)
+    return Postprocessed(maps, curves, curve, b_factor, source, weight, sharp.numpy(), local)
 
 # %% ../../nbs/analysis/05_postprocess.ipynb #d8d73869
 def write_postprocessed(
@@ -172,7 +187,8 @@ def write_postprocessed(
     maps = dict(sharpened=found.sharpened, local_resolution=found.local, mask=found.maps.mask)
     plain, masked, corrected, _ = found.curves
     columns = dict(shell=plain.shell, frequency=plain.frequency, fsc_unmasked=plain.value)
-    columns |= dict(fsc_masked=masked.value, fsc_corrected=corrected.value, weight=found.weight)
+    columns |= dict(fsc_masked=masked.value, fsc_corrected=corrected.value)
+    columns |= dict(fsc_believed=found.believed.value, weight=found.weight)
     low, high = np.percentile(found.local[found.maps.mask > 0.5], (5, 95))
     middle = (low + high) / 2
     with whole_folder(out, overwrite) as folder:

@@ -320,6 +320,8 @@ second HALF.mrc  the second half map, if the first is a file
                 postprocess.cxc for ChimeraX
 --mask M.mrc    soft mask that the resolution is read under (default: the support of the run, or the
                 density of the average, with a soft edge)
+--symmetry G    average both half maps over a point group first: Cn (about z), Dn (twofold along x)
+                or O, axes as in RELION; refused if the maps do not have it (default C1, none)
 --b-factor A2   B factor in A^2 to sharpen by, negative as in RELION and cryoSPARC (default: that of
                 a Guinier fit from 10 A to the resolution)
 --overwrite     replace an existing folder of these maps
@@ -327,6 +329,7 @@ second HALF.mrc  the second half map, if the first is a file
 """,
     second=dict(nargs="?"),
     out=dict(required=True),
+    symmetry=dict(type=word, default="C1"),
     b_factor=dict(type=float),
 )
 

@@ -156,7 +156,8 @@ def _postprocess(a) -> None:
     check_folder(a.out, a.overwrite)
     run = Path(a.run)
     check_apart(a.out, run / "config.yaml" if run.is_dir() else run, a.second, a.mask)
-    found = postprocess(half_maps(a.run, a.second, a.mask), a.b_factor, progress=not a.quiet)
+    maps = half_maps(a.run, a.second, a.mask, a.symmetry)
+    found = postprocess(maps, a.b_factor, progress=not a.quiet)
     print(found)
     print(f"maps: {write_postprocessed(found, a.out, a.overwrite)}")
 

@@ -27,6 +27,7 @@ from .fsc import crosses, fsc_figure
 from .map import flexibility_figure, path_figure
 from .poses import animated_pose_figure
 from .training import loss_figure, verdict_figure
+from ..training.inference import confirmed_half_map_fsc
 
 # %% ../../nbs/show/14_report.ipynb #df6c625b
 def _agreement(scores: dict) -> list:
@@ -165,10 +166,17 @@ def half_map_card(run) -> str:
         first, second = run.half_maps
     except (InputError, AttributeError):  # a stand-in for a run may know none
         return ""
-    curve = fsc(first, second, run.pixel_size).value
-    reading = "Two maps from independent halves, no mask but the support of each."
-    reading += _dot(curve, 0.143)
-    fig = fsc_figure({"half maps": curve}, run.pixel_size, 0.143)
+    curves = {
+        "half maps": fsc(first, second, run.pixel_size).value,
+        "confirmed": confirmed_half_map_fsc(run).value,
+    }
+    reading = (
+        "Two maps from independent halves, no mask but the support of each. Networks also agree "
+        "on detail that they add by themselves: believe what back-projections of the other half "
+        "confirm, as far as their noise lets them."
+    )
+    reading += _dot(curves["confirmed"], 0.143)
+    fig = fsc_figure(curves, run.pixel_size, 0.143)
     return _card("Agreement of the half maps", fig, reading, "fsc")
 
 # %% ../../nbs/show/14_report.ipynb #7b02fa8f

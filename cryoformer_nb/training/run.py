@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['check_checkpoint', 'read_checkpoint', 'upgraded', 'stored_average', 'stored_model', 'read_latents', 'stored_poses',
-           'check_settings', 'Run', 'read_half_maps']
+           'check_settings', 'Run', 'half_map_files', 'read_half_maps']
 
 # %% ../../nbs/training/02_run.ipynb #fb487f8c
 from dataclasses import asdict
@@ -352,15 +352,20 @@ def verdict_words(self: Run) -> str:
     return str(self.verdict or missing)
 
 # %% ../../nbs/training/02_run.ipynb #87750221
-def read_half_maps(folder) -> tuple[np.ndarray, np.ndarray, float]:
-    "The maps (D, D, D) half1.mrc and half2.mrc of a folder, and their pixel size in A."
+def half_map_files(folder) -> tuple[Path, Path]:
+    "half1.mrc and half2.mrc of a folder. `InputError` if one is missing."
     files = Path(folder) / "half1.mrc", Path(folder) / "half2.mrc"
     if not (isfile(files[0]) and isfile(files[1])):
         raise InputError(
             f"{folder}: expected half1.mrc and half2.mrc, found none; "
             "train with --half-sets, or give two maps"
         )
-    return read_pair(*files)
+    return files
+
+
+def read_half_maps(folder) -> tuple[np.ndarray, np.ndarray, float]:
+    "The maps (D, D, D) half1.mrc and half2.mrc of a folder, and their pixel size in A."
+    return read_pair(*half_map_files(folder))
 
 
 @patch(as_prop=True)

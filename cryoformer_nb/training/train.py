@@ -365,8 +365,11 @@ def train(
         particles = load_particles(particles)
     out, config, first = Path(out), config or Config(), not join_group().rank
     halves = particles.halves() if half_sets else ()
-    if halves and min(map(len, halves)) < 2:
-        raise InputError("--half-sets: expected two particles in each half, found fewer")
+    if halves and min(map(len, halves)) < max(2, len(particles) / 4):
+        raise InputError(
+            "--half-sets: expected two particles and a quarter of the set in each half, found "
+            f"{min(map(len, halves))} of {len(particles)}; mend or remove rlnRandomSubset"
+        )
     whole, part = (minutes and minutes / 2, minutes and minutes / 4) if halves else (minutes, None)
     with interruptible():
         run = train_one(

@@ -322,7 +322,11 @@ def test_half_sets(work, capfd):
     for k in (1, 2):
         assert len(np.load(f"halves/half{k}/latents.npy")) == (subsets == k).sum()
         assert Path(f"halves/half{k}.mrc").exists()
-    assert "half sets agree" in capfd.readouterr().out
+    said = capfd.readouterr().out
+    assert "half sets agree" in said
+    assert "confirmed to" in said
+    assert main(["postprocess", "halves", "--out", "halves/sharp", "-q"]) == 0
+    assert "confirmed by back-projections" in capfd.readouterr().out
     assert main(["report", "halves"]) == 0
     assert "half maps" in Path("halves/report.html").read_text(encoding="utf-8")
 

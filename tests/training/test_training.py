@@ -207,6 +207,11 @@ def test_half_sets_are_checked_before_anything_is_made(star, tmp_path):
     particles = load_particles(tmp_path / "one.star", datadir=star.parent)
     with pytest.raises(InputError, match="half sets 1 and 2"):
         train(particles, tmp_path / "run", epochs=1, config=SMALL, half_sets=True, progress=False)
+    blocks["particles"].loc[:9, "rlnRandomSubset"] = 2
+    starfile.write(blocks, tmp_path / "few.star")
+    particles = load_particles(tmp_path / "few.star", datadir=star.parent)
+    with pytest.raises(InputError, match="a quarter of the set in each half, found 10 of 800"):
+        train(particles, tmp_path / "run", epochs=1, config=SMALL, half_sets=True, progress=False)
     with pytest.raises(InputError, match="expected a new run, found --resume"):
         train(particles, tmp_path / "run", epochs=1, resume=True, half_sets=True)
     assert not (tmp_path / "run").exists()
