@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PROJECTORS', 'sample_volume', 'one_each', 'ray_images', 'undo_gridding', 'padded_transform', 'read_transform',
            'slice_images', 'lattice_coordinates', 'image_positions', 'splat', 'splat_kernel', 'splat_image',
-           'splat_images', 'project']
+           'splat_images', 'project', 'section_images']
 
 # %% ../../nbs/imaging/04_projector.ipynb #3f6c1f54
 from collections.abc import Callable
@@ -269,3 +269,13 @@ def project(
             "resample it with fourier_crop3"
         )
     return PROJECTORS[method](density, rotations, shifts_px, box)
+
+
+def section_images(
+    volume: Tensor,  # (D, D, D)
+    rotations: Tensor,  # (b, 3, 3)
+    shifts_px: Tensor,  # (b, 2)
+    h: Tensor,  # (b, D, D//2+1) CTF, over noise if need be
+) -> Tensor:  # (b, D, D//2+1)
+    "Transforms of the images of one map, whose projections are read as slices."
+    return rfft2c(project(volume, rotations, shifts_px, len(volume), "slice")) * h

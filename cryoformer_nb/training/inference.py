@@ -18,15 +18,16 @@ from tqdm.auto import tqdm
 
 from ..core.conventions import InputError
 from ..core.files import atomic_path, write_map
-from ..core.fourier import irfft2c, shell_index
+from ..core.fourier import irfft2c
 from ..core.fsc import FSC, confirmed_fsc, corrected_fsc, fsc
 from ..core.outputs import check_folder, whole_folder
+from ..imaging.projector import section_images
 from ..particles.identity import check_same, found_again
 from ..particles.masks import soft_edge
 from ..particles.particles import Particles, evenly
 from ..particles.star import read_star, write_table
 from ..particles.table import Table
-from .losses import half_weights, image_loss
+from .losses import half_weights, image_loss, on_plane
 from .run import Run
 
 # %% ../../nbs/training/03_inference.ipynb #da837716
@@ -79,9 +80,12 @@ def reproject(
     z, R, t, contrast = known
     others = torch.as_tensor(run.latents[evenly(len(run.latents), 64)], device=device)
     h, noise = particles.transfer(model.noise, rows)
-    still, moved = model.motion(z, others, R, t, h / noise * contrast[:, None, None])
-    shell = shell_index(run.box, 2).clamp(max=run.box // 2)
-    weights = torch.as_tensor(run.motion_weights)[shell].to(device)
+    h = h / noise * contrast[:, None, None]
+    still, moved = model.motion(z, others, R, t, h)
+    if motion := run.checkpoint["motion"]:
+        change = (motion["shown"] - motion["mean"]).to(device)
+        still = still + section_images(change, R, t, h)
+    weights = on_plane(torch.as_tensor(run.motion_weights)).to(device)
     return irfft2c((still + weights * moved) * noise).cpu()
 
 # %% ../../nbs/training/03_inference.ipynb #b2a269ff

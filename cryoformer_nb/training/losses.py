@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['half_weights', 'image_loss', 'latent_channel', 'pose_loss', 'marching_shell', 'marching_weights', 'motion_sums',
-           'motion_weights']
+           'on_plane', 'motion_weights']
 
 # %% ../../nbs/training/00_losses.ipynb #20c754e9
 import numpy as np
@@ -75,6 +75,14 @@ def motion_sums(
     sums = [(moved.conj() * left).real, moved.abs().square()]
     flat = torch.stack([(x.sum(0) * count).flatten() for x in sums])
     return flat.new_zeros(2, int(shell.max()) + 1).index_add_(1, shell, flat)[:, :inside]
+
+
+def on_plane(
+    curve: Tensor,  # (D//2+1,) by shell
+) -> Tensor:  # (D, D//2+1)
+    "A curve over the shells on the half transform of an image; its last value beyond."
+    last = len(curve) - 1
+    return curve[shell_index(2 * last, 2, curve.device).clamp(max=last)]
 
 
 def motion_weights(

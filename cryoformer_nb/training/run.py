@@ -89,8 +89,9 @@ def check_checkpoint(state: dict) -> None:
         _check_numbers(known, ("error", "count", "resolution", "turn", "shift_px"))
         _check_numbers({k: abs(v) for k, v in known.items()}, Verdict._fields)
     if state["motion"] is not None:
-        _check_tensors(state["motion"], dict(mean=cube, weights=(box // 2 + 1,)))
-        _check_numbers(state["motion"], ("held_out",))
+        maps = dict(mean=cube, shown=cube, weights=(box // 2 + 1,))
+        _check_tensors(state["motion"], maps)
+        _check_numbers(state["motion"], ("held_out", "part"))
         _check_finite(state["motion"], "motion")
     _check_numbers(state["average"], ("width",))
     for part in ("average", "poses", "model", "optimizer"):
@@ -120,15 +121,18 @@ def read_checkpoint(path) -> dict:
 def upgraded(state: dict) -> dict:
     """A checkpoint in today's form.
 
-    Before, nobody asked whether anything moves. Before that, nothing was held out, and all of the
-    motion was shown. Before that, `particles` held poses too: the present ones if the run had
-    ended, else those it began with. Only of networks were they the last word, as these did not
-    remember what they had said.
+    Before, the average that is shown was the network's. Before that, nobody asked whether
+    anything moves. Before that, nothing was held out, and all of the motion was shown. Before
+    that, `particles` held poses too: the present ones if the run had ended, else those it began
+    with. Only of networks were they the last word, as these did not remember what they had
+    said.
     """
     state.setdefault("verdict", None)
     if "motion" not in state:
         state |= dict(motion=None, held=torch.zeros(0, dtype=torch.int64))
         state |= dict(best=None, worse=0, settling=None)
+    if state["motion"] and "shown" not in state["motion"]:
+        state["motion"].update(shown=state["motion"]["mean"], part=0.0)
     particles, poses = state["particles"], state["poses"]
     if "contrast" not in state:
         state.update(contrast=torch.ones(particles["count"]), evidence=torch.zeros(6))
@@ -272,6 +276,8 @@ def pose_snapshots(self: Run) -> list:
 def volumes(self: Run, zs) -> np.ndarray:
     """Maps (k, D, D, D) of latents (k, d), in the units of the normalised images; z, y, x.
 
+    Of a run that has ended: the average that is shown and the part of the motion that holds.
+
     `InputError` for latents of another length, and for NaN or infinity in them or in the maps.
     """
     z = np.atleast_2d(np.asarray(zs))
@@ -283,8 +289,10 @@ def volumes(self: Run, zs) -> np.ndarray:
         )
     maps = self.model.volumes(torch.as_tensor(z, dtype=torch.float32, device=self.model.device))
     if motion := self.checkpoint["motion"]:
-        mean, weights = (motion[name].to(maps.device) for name in ("mean", "weights"))
-        maps = mean + shell_filter(maps - mean, weights)
+        own = (motion[name].to(maps.device) for name in ("mean", "shown", "weights"))
+        mean, shown, weights = own
+        maps = shown + shell_filter(maps - mean, weights)
+        maps = maps.clamp(min=0) if self.config.positive else maps
     maps = maps.cpu().numpy()
     if not np.isfinite(maps).all():
         raise InputError(

@@ -28,6 +28,7 @@ from ..core.fourier import lowpass
 from ..core.interrupts import uninterrupted
 from ..core.outputs import whole_folder
 from ..core.processes import ALONE, Group, this_group
+from ..imaging.projector import section_images
 from ..model.config import Config
 from ..model.fourier_model import build_model
 from ..model.model import CryoFormer, blur
@@ -60,6 +61,7 @@ from cryoformer_nb.training.losses import (
     marching_weights,
     motion_sums,
     motion_weights,
+    on_plane,
     pose_loss,
 )
 
@@ -656,6 +658,32 @@ def judged(
         sums += motion_sums(moved, y - still)
     return motion_weights(sums.cpu())
 
+# %% ../../nbs/training/01_steps.ipynb #82922cd3
+@patch
+@torch.no_grad()
+def shown_average(
+    self: Trainer,
+    z: Tensor,  # (N, d) latents of all particles
+    some: Tensor,  # (k, d) of those whose maps make the average
+    weights: Tensor,  # (D//2+1,) from `judged`
+    mean: Tensor,  # (D, D, D) average of the network's maps
+) -> tuple[Tensor, float]:  # (D, D, D), and 0 to 1
+    "The average map that a run shows, and the part that the most probable map has in it."
+    if not len(self.held):
+        return mean, 0.0
+    seen = self.with_poses(*self.poses.present()).subset(self.rows.numpy())
+    known = self.average.support, self.config.consensus_limit, self.average.noise
+    change = (with_halves(seen, *known)[0].volume - mean).to(self.device)
+    sums, plane = torch.zeros(2, device=self.device), on_plane(weights.to(self.device))
+    for rows in self.held.split(self.chunk):
+        y, R, t, h = self.batch(rows)
+        still, moved = self.model.motion(z[rows].to(self.device), some, R, t, h)
+        left = y - still - plane * moved
+        sums += motion_sums(section_images(change, R, t, h), left).sum(1)
+    part = float((sums[0] / sums[1]).nan_to_num().clamp(0, 1))
+    shown = mean + part * change.cpu()
+    return shown.clamp(min=0) if self.config.positive else shown, part
+
 # %% ../../nbs/training/01_steps.ipynb #02d485e3
 @patch
 def finish(self: Trainer, out: Path, show: bool = False) -> None:
@@ -682,15 +710,16 @@ def write_results(
     for name, array in dict(latents=z, contrast=self.particles.contrast.cpu().numpy()).items():
         with atomic_path(out / f"{name}.npy") as path, open(path, "wb") as file:
             np.save(file, array)
-    write_map(out / "mean.mrc", mean, self.particles.pixel_size)
+    weights = self.judged(torch.as_tensor(z), some)
+    shown, part = self.shown_average(torch.as_tensor(z), some, weights, mean)
+    write_map(out / "mean.mrc", shown, self.particles.pixel_size)
     last = self.snapshots[-1] if self.snapshots else dict(stage=None, step=None)
     ended = (last["stage"], last["step"]) == ("end", self.step)  # and was interrupted afterwards
     if self.config.poses != "given" and not ended:
         self.snapshot("end")
-    weights = self.judged(torch.as_tensor(z), some)
     R, t = self.poses.present()  # the latents have been asked with these
     write_star(self.particles, out / "poses.star", R.cpu(), t.cpu())
     with atomic_path(out / "history.csv") as name:
         pd.DataFrame(self.history).to_csv(name, index=False)
-    motion = dict(mean=mean, weights=weights, held_out=len(self.held))
+    motion = dict(mean=mean, shown=shown, part=part, weights=weights, held_out=len(self.held))
     self.save(out / "checkpoint.pt", motion)
