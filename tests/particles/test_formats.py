@@ -134,7 +134,7 @@ def test_a_wrong_convention_spoils_the_map(star, mean_map, what):
     "Twelve particles are enough to tell."
     wrong = replace(star, **WRONG[what](star))
     right = correlation(consensus(star).volume, mean_map)
-    assert correlation(consensus(wrong).volume, mean_map) < right - 0.1
+    assert correlation(consensus(wrong).volume, mean_map) < right - 0.04
 
 
 def test_minus_the_shifts_leaves_no_map(star):
