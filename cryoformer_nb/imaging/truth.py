@@ -175,7 +175,7 @@ def true_volumes(
     """Density of the states `labels`, on the voxels of the stored volumes or resampled to `box`.
 
     The field of view stays. `InputError` for a folder without truth, a state that it has not, or
-    one of which nothing lies in the box.
+    one of which nothing, or nothing finite, lies in the box.
     """
     truth = Path(truth_dir)
     stored = _stored_maps(truth)
@@ -183,10 +183,12 @@ def true_volumes(
     states, index = labels.unique(return_inverse=True)
     maps = _drawn_maps if isfile(truth / "atoms.npz") else _read_maps
     volumes = maps(truth, states.tolist(), stored)
-    empty = [s for s, volume in zip(states.tolist(), volumes) if not volume.any()]
+    seen = [bool(volume.any() and volume.isfinite().all()) for volume in volumes]
+    empty = [state for state, known in zip(states.tolist(), seen) if not known]
     if empty:
         raise InputError(
-            f"{truth}: expected density in the box of each state, found none of state {empty[0]}; "
+            f"{truth}: expected density in the box of each state, finite, found none of state "
+            f"{empty[0]}; "
             "simulate the set again"
         )
     return torch.stack([fourier_crop3(volume, box or len(volume)) for volume in volumes])[index]

@@ -358,7 +358,7 @@ def test_shifts_that_leave_no_particle_in_its_image(work, refused):
 
 
 @pytest.mark.parametrize("command", ["score", "flexibility"])
-@pytest.mark.parametrize("change", [dict(xyz=255.0), dict(sigma=3e38)], ids=str)
+@pytest.mark.parametrize("change", [dict(xyz=255.0), dict(sigma=3e38), dict(sigma=1e-30)], ids=str)
 def test_true_atoms_outside_the_box(work, refused, command, change):
     with np.load("set/truth/atoms.npz") as archive:
         arrays = dict(archive)
