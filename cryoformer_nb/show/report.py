@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['verdict_card', 'latent_card', 'path_card', 'truth_card', 'half_map_card', 'flexibility_card', 'pose_card',
-           'loss_card', 'settings_card', 'is_report', 'report']
+           'contrast_card', 'loss_card', 'settings_card', 'is_report', 'report']
 
 # %% ../../nbs/show/14_report.ipynb #f83ee0b5
 from html import escape
@@ -19,6 +19,7 @@ from ..analysis.latent import motion_path
 from ..analysis.metrics import score
 from ..analysis.pose_history import pose_history
 from ..core.conventions import InputError
+from ..core.figures import PALETTE
 from ..core.fsc import fsc
 from ..core.outputs import check_file, output_file
 from ..imaging.truth import read_labels, read_poses
@@ -26,6 +27,7 @@ from .cloud import latent_figure
 from .fsc import crosses, fsc_figure
 from .map import flexibility_figure, path_figure
 from .poses import animated_pose_figure
+from .scene import styled
 from .training import loss_figure, verdict_figure
 from ..training.inference import confirmed_half_map_fsc
 
@@ -237,6 +239,22 @@ def pose_card(run, truth) -> str:
     return _card("How poses were refined", fig, reading, "poses", wide=True)
 
 
+def contrast_card(run) -> str:
+    "How strong the particles are in their images; empty where that was not estimated."
+    contrast = np.asarray(getattr(run, "contrast", ()))
+    if not len(contrast) or not contrast.std():
+        return ""
+    weak = int((contrast < 0.5).sum())
+    bars = go.Histogram(x=contrast.astype(np.float32), nbinsx=60, marker_color=PALETTE[0])
+    fig = styled(go.Figure(bars), 340, xaxis_title="contrast", yaxis_title="particles")
+    reading = (
+        "How strong each particle is in its image, 1 on average: thick ice and a tight pick make "
+        f"it weak. It scatters by {contrast.std():.2f} here. {weak} of {len(contrast)} images have "
+        "less than 0.5, as noise and empty images have (see <code>cryoformer junk</code>)."
+    )
+    return _card("Contrast of the particles", fig, reading, "contrast", wide=True)
+
+
 def loss_card(run) -> str:
     "The loss over the training time; empty if nothing is recorded."
     if not len(run.history):
@@ -389,6 +407,7 @@ def report(
         truth_card(run, scores) if scores else half_map_card(run),
         flexibility_card(run, scores),
         pose_card(run, truth),
+        contrast_card(run),
         loss_card(run),
         settings_card(settings, getattr(particles, "notes", None) or []),
     ]
