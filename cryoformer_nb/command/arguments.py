@@ -269,7 +269,8 @@ out OUT           folder to write: particles.star, particles.mrcs, truth/
 _VOLUMES = options(
     """
 run RUN              run folder
---out DIR            folder to write: vol_000.mrc ..., latents.npy, volumes.csv
+--out DIR            folder to write: vol_000.mrc ..., latents.npy, volumes.csv, and movie.cxc,
+                     which plays them in ChimeraX
 --particles I,J,...  | the maps of these particles, counted from 0 in the order of the star file
 --latents Z.npy      | the maps of these latents, one a row
 --pc K               | maps along principal component K, counted from 1 (default: along the main

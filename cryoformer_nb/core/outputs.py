@@ -68,7 +68,7 @@ RESULTS = re.compile(
     r"particles\.(star|mrcs)|(atoms|labels|rotations|shifts_px)\.np[yz]|motion\.json"
     r"|config\.yaml|checkpoint\.pt|latents\.npy|contrast\.npy|poses\.star|history\.csv|volumes\.csv"
     r"|(mean|half[12]|flexibility|logit|queries|vol_\d+|attention_(std_)?\d+)\.mrc"
-    r"|(sharpened|local_resolution|mask)\.mrc|postprocess\.(csv|cxc)"
+    r"|(sharpened|local_resolution|mask)\.mrc|postprocess\.(csv|cxc)|movie\.cxc"
     rf"|report\.html|score\.json|\.tmp-.+|{re.escape(MARKER)}"
 )
 

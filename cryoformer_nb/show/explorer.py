@@ -224,7 +224,7 @@ def select_nearest(self: Explorer, n: int) -> None:
 
 @patch
 def save(self: Explorer, path) -> Path:
-    "Save the selection as .star, .npy, .txt or .pkl. `InputError` if nothing is selected."
+    "Save the selection as .star, .npy, .txt, .pkl or .cs. `InputError` if nothing is selected."
     return save_selection(self.selected, path, self.run)
 
 

@@ -22,6 +22,7 @@ from ..core.fourier import irfft2c
 from ..core.fsc import FSC, confirmed_fsc, corrected_fsc, fsc
 from ..core.outputs import check_folder, whole_folder
 from ..imaging.projector import section_images
+from ..particles.cryosparc import select_cs
 from ..particles.identity import check_same, found_again
 from ..particles.masks import soft_edge
 from ..particles.particles import Particles, evenly
@@ -97,7 +98,8 @@ def write_volumes(
     overwrite: bool = False,
     progress: bool = True,  # show a bar
 ) -> Path:
-    "Write the maps of latents, latents.npy and volumes.csv; `InputError` if `out` is taken."
+    """Write the maps of latents, latents.npy, volumes.csv, and movie.cxc, which plays them in
+    ChimeraX. `InputError` if `out` is taken."""
     check_folder(out, overwrite)
     latents = np.atleast_2d(latents)
     labels = [f"row {k}" for k in range(len(latents))] if labels is None else labels
@@ -109,6 +111,9 @@ def write_volumes(
             write_map(folder / f"vol_{k:03d}.mrc", run.volume(z), run.pixel_size)
             lines.append(f"vol_{k:03d}.mrc,{labels[k]},{nearest[k]}")
         np.save(folder / "latents.npy", latents)
+        (folder / "movie.cxc").write_text(
+            "open vol_*.mrc vseries true\nvseries play #1 loop true direction oscillate\n"
+        )
         (folder / "volumes.csv").write_text("\n".join(lines) + "\n")
     return Path(out)
 
@@ -121,20 +126,31 @@ def run_table(run) -> Table:
     return read_star(Path(path) / "poses.star")
 
 
+def _in_file(run, rows: np.ndarray) -> tuple[np.ndarray, Path | None]:
+    "Numbers of a run's particles in the file that they came from, ascending, and that file."
+    stored = run.checkpoint["particles"] if hasattr(run, "checkpoint") else {}
+    origin = stored.get("origin") or dict(path=stored.get("path"), rows=None)
+    own = rows if origin["rows"] is None else np.asarray(origin["rows"])[rows]
+    return np.sort(own), origin["path"] and Path(origin["path"])
+
+
 def save_selection(
     rows,  # particle numbers, from 0
-    path,  # .star, .npy, .txt or .pkl
-    run=None,  # whose poses.star has the columns, for .star
+    path,  # .star, .npy, .txt, .pkl or, for particles of cryoSPARC, .cs
+    run=None,  # whose particles they are; their file has the columns, for .star and .cs
 ) -> Path:
-    "Write the chosen particles. `InputError` if there are none, or for another kind of file."
+    """Write the chosen particles, with all columns or as their numbers in the file of the run.
+
+    `InputError` if there are none, or for another kind of file.
+    """
     rows, path = np.sort(np.asarray(rows, dtype=np.int64)), Path(path)
     if not len(rows):
         raise InputError("selection: expected at least one particle, found none; draw around some")
     if rows[0] < 0:
         raise InputError(f"selection: expected particles counted from 0, found {rows[0]}")
-    if path.suffix not in (".star", ".npy", ".txt", ".pkl"):
+    if path.suffix not in (".star", ".npy", ".txt", ".pkl", ".cs"):
         raise InputError(
-            f"{path}: expected a name that ends in .star, .npy, .txt or .pkl, "
+            f"{path}: expected a name that ends in .star, .npy, .txt, .pkl or .cs, "
             f"found '{path.suffix or 'no ending'}'"
         )
     if path.suffix == ".star":
@@ -146,6 +162,13 @@ def save_selection(
                 "save as .npy"
             ) from error
         return write_table(table.subset(rows), path)
+    rows, source = _in_file(run, rows)
+    if path.suffix == ".cs":
+        if source is None or source.suffix != ".cs":
+            raise InputError(
+                f"{path}: expected a run on a .cs file of cryoSPARC, found {source}; save as .star"
+            )
+        return select_cs(source, rows, path)
     with atomic_path(path) as name:
         if path.suffix == ".txt":
             np.savetxt(name, rows, fmt="%d")
