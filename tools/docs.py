@@ -354,10 +354,107 @@ def localise(text: str, offset: str) -> str:
 TITLE = r'(<header id="title-block-header".*?)(</header>)'
 
 
-def with_notebook(text: str, name: str) -> str:
-    "A page that offers its notebook, below its title."
-    link = f'<p class="page-notebook"><a href="{name}" download>Download this notebook</a></p>'
-    return re.sub(TITLE, lambda found: f"{found[1]}{link}{found[2]}", text, count=1, flags=re.S)
+def minutes(notebook: Path) -> int:
+    """How long a page takes, roughly: 180 words and three pieces of code a minute, three minutes an
+    exercise and one a question; from ten minutes on in steps of five."""
+    total = 0.0
+    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "code":
+            total += 0 if source.startswith("#| hide") else 1 / 3
+        else:
+            total += len(source.split()) / 180
+            total += 3 * len(re.findall(r"^### Exercise \d", source, flags=re.M))
+            total += len(re.findall(r"^### Question \d", source, flags=re.M))
+    return max(1, round(total)) if total < 10 else 5 * round(total / 5)
+
+
+def with_notebook(text: str, notebook: Path) -> str:
+    "A page that says below its title how long it takes, and offers its notebook."
+    link = f'<a href="{notebook.name}" download>Download this notebook</a>'
+    line = f'<p class="page-notebook">About {minutes(notebook)} min · {link}</p>'
+    return re.sub(TITLE, lambda found: f"{found[1]}{line}{found[2]}", text, count=1, flags=re.S)
+
+
+ENTRY = r"(<td[^>]*>\s*)(<strong>(.*?)</strong>)"
+#: Words of the glossary that any text uses in their usual sense: links would only disturb.
+USUAL = {
+    "box",
+    "head",
+    "map",
+    "mask",
+    "mean",
+    "motion",
+    "origin",
+    "screw",
+    "shell",
+    "shift",
+    "stack",
+}
+
+
+def anchor_of(term: str) -> str:
+    return "term-" + re.sub(r"\W+", "-", term.lower()).strip("-")
+
+
+def with_anchors(text: str) -> tuple[str, dict]:
+    "The glossary with an anchor at each term, and the anchor of each way to write a term."
+    known = {}
+
+    def mark(found):
+        term = re.sub(r"<[^>]+>", "", found[3])
+        plain = re.split(r"\s*\(", term)[0]
+        short = re.findall(r"\(([A-Z]{2,})\)", term)
+        names = [name.strip() for name in plain.split(",")] + short
+        for name in names:
+            if len(name) > 2 and name.lower() not in USUAL and not name[0].isdigit():
+                known.setdefault(name, anchor_of(term))
+        return f'{found[1]}<span id="{anchor_of(term)}">{found[2]}</span>'
+
+    return re.sub(ENTRY, mark, text), known
+
+
+CLOSED = {"a", "button", "code", "pre", "script", "style", "summary", "th", "h1", "h2", "h3", "h4"}
+CLOSED |= {"h5", "h6", "nav", "svg", "header", "aside"}
+
+
+def with_terms(text: str, known: dict, glossary: str) -> str:
+    "A page on which each term of the glossary is a link where it is first used in running text."
+    head, main, rest = text.partition("<main")
+    names = sorted(known, key=len, reverse=True)
+    # written as in the glossary, or with a capital at the start of a sentence, or in the plural
+    words = [
+        re.escape(n) if n[0].isupper() else f"[{n[0]}{n[0].upper()}]{re.escape(n[1:])}"
+        for n in names
+    ]
+    pattern = re.compile(rf"(?<![\w/-])({'|'.join(words)})(s?)(?![\w-])")
+    used, out, closed, inside = set(), [], [], 0
+
+    def link(found):
+        name = next(n for n in (found[1], found[1][0].lower() + found[1][1:]) if n in known)
+        if known[name] in used:
+            return found[0]
+        used.add(known[name])
+        return f'<a class="term" href="{glossary}#{known[name]}">{found[0]}</a>'
+
+    for part in re.split(r"(<[^>]+>)", rest):
+        tag = re.match(r"</?([a-z]+[1-6]?)", part)
+        if tag and part.startswith("</"):
+            if not closed:
+                inside -= tag[1] in ("p", "li")
+            elif closed[-1] == tag[1]:
+                closed.pop()
+        elif tag and (closed or tag[1] in CLOSED or 'class="math' in part):
+            if (tag[1] in CLOSED or 'class="math' in part or tag[1] == closed[-1]) and part[
+                -2
+            ] != "/":
+                closed.append(tag[1])
+        elif tag:
+            inside += tag[1] in ("p", "li")
+        elif inside > 0 and not closed:
+            part = pattern.sub(link, part)
+        out.append(part)
+    return head + main + "".join(out)
 
 
 def llms_line(page) -> str:
@@ -392,6 +489,22 @@ def rewrite(path: Path, change) -> str:
     return text
 
 
+def link_terms(site, out: Path) -> None:
+    "Links to the glossary, on all other pages."
+    known = {}
+
+    def anchored(text):
+        text, found = with_anchors(text)
+        known.update(found)
+        return text
+
+    rewrite(out / "glossary.html", anchored)
+    for page in site.pages.values():
+        path, offset = out / page.out, "../" * (len(page.out.parts) - 1)
+        if path.name != "glossary.html":
+            rewrite(path, lambda text, to=f"{offset}glossary.html": with_terms(text, known, to))
+
+
 FIGURE = r'<div class="figure-live".*?</script>'
 
 
@@ -409,13 +522,14 @@ def render(proc: Path, out: Path, settings: dict) -> list:
         path, offset = out / page.out, "../" * (len(page.out.parts) - 1)
         shutil.copy(ROOT / "nbs" / page.src, path.with_name(page.src.name))
 
-        def change(text, offset=offset, name=page.src.name):
-            return with_notebook(localise(text, offset), name)
+        def change(text, offset=offset, notebook=ROOT / "nbs" / page.src):
+            return with_notebook(localise(text, offset), notebook)
 
         pages.append(rewrite(path, change))
         copy = path.with_suffix(".llms.md")
         if copy.exists():
             rewrite(copy, lambda text: re.sub(FIGURE, "(figure)", text, flags=re.S))
+    link_terms(site, out)
     copy_packages(out / "site_libs", pages)
     for css in (out / "site_libs" / "themes").rglob("*.css"):  # fonts that come from elsewhere
         rewrite(css, lambda text: re.sub(r"@import\s+url\([^)]*\);?", "", text))

@@ -369,7 +369,7 @@ def view_volume(
     atoms=None,  # an atomic model: the path of a PDB or mmCIF file, or positions (k, 3) in A
     frame: str = "auto",  # of the model: corner, centre, or auto
     height: int = 480,  # pixels
-    stored_kb: int = 150,  # size of the static form, which a saved notebook keeps
+    stored_kb: int = 90,  # of the static form in a saved notebook; JupyterLab adds a picture
     backend: str = "plotly",  # plotly, or py3dmol (one map, with cartoons of the model)
     js: str | None = None,  # for py3dmol: path of 3Dmol.js, address, "cdn"; default: a copy found
 ) -> VolumeView:

@@ -59,11 +59,10 @@ def figure_bundle(fig: go.Figure) -> dict:
     return {PLOTLY_MIME: json.loads(fig.to_json())}
 
 # %% ../../nbs/show/01_panels.ipynb #d301785f
-_ALIVE = "> .jp-OutputArea-output:not(.jupyter-widgets):not(.lm-mod-hidden)"
-_STAND_IN = f"""<style class="cf-stand-in">
+_STAND_IN = """<style class="cf-stand-in">
 .jp-OutputArea-child:has(.cf-stand-in),
-.jp-OutputArea-child:has(.cf-stand-in) + * > .jp-OutputArea-output.jupyter-widgets,
-.jp-OutputArea-child:has(.cf-stand-in) + *:has({_ALIVE}) + * {{ display: none }}
+.jp-OutputArea-child:has(.cf-stand-in) + :not(:has(.cf-panel)),
+.jp-OutputArea-child:has(.cf-stand-in) + :has(.cf-panel) + * { display: none }
 </style>"""
 
 # %% ../../nbs/show/01_panels.ipynb #9ef14c93

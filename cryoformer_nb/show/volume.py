@@ -48,7 +48,7 @@ class VolumeView(Panel):
         label: str = "",  # of the colour bar; default the name
         atoms=None,  # (k, 3) A, a row of nan where the chain is broken
         height: int = 480,  # pixels
-        stored_kb: int = 150,  # of the static form
+        stored_kb: int = 90,  # of the static form; JupyterLab stores a picture beside it
     ):
         self.layers = layers
         self.pixel_size = pixel_size or 1.0

@@ -210,8 +210,10 @@ class Notebook:
         return tuple(self.page.evaluate(FIGURES))
 
     def close(self):
-        "Shut the kernel down and close the tab."
-        self.page.evaluate("() => jupyterapp.shell.currentWidget.sessionContext.shutdown()")
+        "Shut the kernel down, if there is one, and close the tab."
+        self.page.evaluate(
+            "() => jupyterapp.shell.currentWidget.sessionContext.session?.shutdown()"
+        )
         self.page.close()
 
 

@@ -39,6 +39,8 @@ VISIT = """async () => {
     return {
         figures: boxes.length,
         bare,
+        terms: all('a.term').map((a) => a.getAttribute('href')),
+        takes: document.querySelector('.page-notebook').innerText,
         math: all('span.math').length,
         katex: all('.katex').length,
         bad_math: all('.katex-error').map((e) => e.textContent.slice(0, 80)),
@@ -107,6 +109,18 @@ def test_every_page_offers_its_notebook(walk, site):
         (link,) = {h for h in page["links"] if h.endswith(".ipynb") and ":" not in h}
         kept = json.loads((site / name).with_name(link).read_text(encoding="utf-8"))
         assert kept["cells"], name
+
+
+def test_every_page_says_how_long_it_takes(walk):
+    assert not [n for n, page in walk.items() if not re.match(r"About \d+ min ", page["takes"])]
+
+
+def test_terms_are_linked_once_a_page(walk):
+    linked = {name: page["terms"] for name, page in walk.items()}
+    assert not linked["glossary.html"]
+    assert not [name for name, terms in linked.items() if len(set(terms)) < len(terms)]
+    assert sum(len(terms) > 0 for terms in linked.values()) > 0.9 * len(linked)
+    assert len(set.union(*({t.split("#")[1] for t in terms} for terms in linked.values()))) > 80
 
 
 def test_no_request_leaves_the_machine(walk):
@@ -225,6 +239,34 @@ def test_documentation_of_a_function(site):
     assert "<th>parameter</th>" in html
     assert "gaussian_projection(" in re.sub(r"<[^>]+>", "", html)
     assert "code-fold" in html
+
+
+#: Of a colour, from 0 (black) to 1 (white).
+LIGHTNESS = """(css) => [...document.querySelectorAll(css)].map((e) => {
+    const { color, backgroundColor } = getComputedStyle(e);
+    const light = (c) => c.match(/[\\d.]+/g).slice(0, 3).reduce((a, v) => a + Number(v) / 765, 0);
+    return [light(color), light(backgroundColor)];
+})"""
+
+
+def test_dark_pages_can_be_read(chromium, address):
+    "The switch of the bar makes letters light and paper dark; figures keep their white paper."
+    watched = Watched(chromium)
+    page = watched.page
+    watched.visit(f"{address}/anatomy.html")
+    assert page.evaluate(LIGHTNESS, "body")[0][1] > 0.9
+    page.locator(".quarto-color-scheme-toggle:visible").first.click()
+    page.wait_for_function("document.documentElement.classList.contains('quarto-dark')")
+    page.wait_for_function(
+        "getComputedStyle(document.body).backgroundColor !== 'rgb(255, 255, 255)'"
+    )
+    (body,) = page.evaluate(LIGHTNESS, "body")
+    assert body[0] > 0.75 and body[1] < 0.2
+    texts = page.evaluate(LIGHTNESS, "main h2, main p, main td, main a, main pre code")
+    assert min(letters for letters, _ in texts) > 0.5
+    assert {round(paper, 2) for _, paper in page.evaluate(LIGHTNESS, ".figure-live")} == {1.0}
+    assert not watched.errors
+    page.close()
 
 
 def test_search_finds_fsc(chromium, address):
