@@ -4,10 +4,13 @@
 
 # %% auto #0
 __all__ = ['seconds_an_image', 'Clock', 'set_clock', 'fit', 'refined', 'searched', 'Start', 'prepared', 'new_trainer',
-           'resumed_trainer', 'hold_run', 'kept', 'train_one', 'check_length', 'check_half_sets', 'train']
+           'resumed_trainer', 'hold_run', 'kept', 'memory_kept', 'train_one', 'check_length', 'check_half_sets',
+           'train']
 
 # %% ../../nbs/training/04_train.ipynb #d8dd0bdc
+import ctypes
 import math
+import platform
 import time
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -281,6 +284,25 @@ def kept(trainer: Trainer, hold: Hold | None):
                 error.run = hold.path
         raise
 
+# %% ../../nbs/training/04_train.ipynb #7e3a40ba
+@contextmanager
+def memory_kept():
+    "Within, glibc keeps memory that is freed for what comes next; elsewhere nothing is done."
+    if platform.libc_ver()[0] != "glibc":
+        yield
+        return
+    libc = ctypes.CDLL(None)
+    most_maps, map_threshold, trim_threshold = -4, -3, -1  # numbers of its malloc.h
+    libc.mallopt(most_maps, 0)
+    libc.mallopt(trim_threshold, 2**31 - 1)  # its highest
+    try:
+        yield
+    finally:  # where a process that frees large arrays ends up by itself
+        libc.mallopt(most_maps, 65536)
+        libc.mallopt(map_threshold, 32 << 20)
+        libc.mallopt(trim_threshold, 64 << 20)
+        libc.malloc_trim(0)
+
 # %% ../../nbs/training/04_train.ipynb #47bbab35
 def train_one(
     particles: Particles,
@@ -371,7 +393,7 @@ def train(
             f"{min(map(len, halves))} of {len(particles)}; mend or remove rlnRandomSubset"
         )
     whole, part = (minutes and minutes / 2, minutes and minutes / 4) if halves else (minutes, None)
-    with interruptible():
+    with interruptible(), memory_kept():
         run = train_one(
             particles, out, whole, epochs, config, resume, overwrite, progress, started, callback
         )
