@@ -57,8 +57,8 @@ def lattice_in(
     coarse[::step, ::step, ::step] = mask[::step, ::step, ::step]
     if not coarse.any():
         raise InputError(
-            f"local resolution: expected a mask of more than {step} voxels across, found "
-            f"{int(mask.sum())} voxels; give a wider one"
+            "local resolution: expected a mask from 0 to 1 that is above 0.5 over more than "
+            f"{step} voxels across, found {int(mask.sum())} such voxels; give a wider one"
         )
     return coarse.nonzero()
 

@@ -169,9 +169,15 @@ def postprocess(
             f"--b-factor: expected one of some hundred A^2 at most, found {b_factor:g}; "
             "leave it out for a Guinier fit"
         )
-    average = torch.as_tensor((maps.first + maps.second) / 2)
+    with np.errstate(over="ignore"):
+        average = torch.as_tensor((maps.first + maps.second) / 2)
     sharp = shell_filter(average, torch.as_tensor(weight, dtype=torch.float32))
     sharp = lowpass(sharp, maps.pixel_size, curve.resolution_0143, width=2)
+    if not sharp.isfinite().all():
+        raise InputError(
+            "half maps: expected values that can be added up, found some of "
+            f"{np.abs(maps.first).max():.3g} and {np.abs(maps.second).max():.3g}; scale the maps"
+        )
     window = min(6 * curve.resolution_0143, box * maps.pixel_size)
     pair = maps.linear or maps[:2]
     local = local_resolution(*pair, maps.pixel_size, maps.mask, window, progress=progress)

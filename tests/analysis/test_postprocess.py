@@ -89,6 +89,10 @@ def test_what_does_not_fit_is_refused(files):
         postprocess(half_maps("half1.mrc", "other.mrc"))
     with pytest.raises(InputError, match="one box"):
         postprocess(half_maps(*files, mask="other.mrc"))
+    maps = half_maps(*files)
+    huge = maps.first / maps.first.max() * np.float32(3e38)
+    with pytest.raises(InputError, match="scale the maps"):
+        postprocess(maps._replace(first=huge))
     with mrcfile.open("other.mrc", "r+") as mrc:
         mrc.voxel_size = 2 * PIXEL
     with pytest.raises(InputError, match="resample"):

@@ -45,6 +45,8 @@ RUN = ["run/checkpoint.pt", "run/checkpoint.pt", "run/latents.npy", "run/config.
 TRUTH = ["truth/labels.npy", "truth/rotations.npy", "truth/shifts_px.npy", "truth/atoms.npz"]
 TRUTH += ["truth/vol_000.mrc"]
 
+BARS = ("train", "volumes", "postprocess")  # they show a bar of progress
+
 
 def train(*words) -> list:
     "Training of one step."
@@ -98,9 +100,8 @@ COMMANDS = [
     ),
     (["postprocess", "run", "--out", "out", "-q"], ["run/half1.mrc", *RUN[:1]]),
     (
-        ["postprocess", "truth/vol_000.mrc", "truth/vol_001.mrc", "--out", "out", "-q"]
-        + ["--mask", "set/mask.mrc"],
-        ["truth/vol_000.mrc", "truth/vol_001.mrc", "set/mask.mrc"],
+        ["postprocess", "truth/vol_000.mrc", "truth/vol_001.mrc", "--out", "out", "-q"],
+        ["truth/vol_000.mrc", "truth/vol_001.mrc"],
     ),
     (["simulate", "out", "-n", "3", "--box", "16", "--preset", "set/helix.cif"], ["set/helix.cif"]),
     (["simulate", "out", "-n", "3", "--box", "16", "--preset", "set/open.pdb"], ["set/open.pdb"]),
@@ -168,6 +169,9 @@ def make_base(folder: Path) -> Path:
         os.remove("warm.html")
     for name in ("half1.mrc", "half2.mrc"):
         shutil.copy(folder / "run" / "mean.mrc", folder / "run" / name)
+        with mrcfile.open(folder / "run" / name, "r+") as mrc:  # halves that are not one map
+            mrc.data[:] += 1e-3 * mrc.data.max() * np.roll(mrc.data > 0, int(name[4]))
+            mrc.update_header_stats()
     shutil.copy(folder / "run" / "config.yaml", folder / "set" / "config.yaml")
     z = np.load(folder / "run" / "latents.npy")
     np.save(folder / "set" / "z.npy", z[:2])
@@ -308,7 +312,7 @@ def _judge(case: Case, folder: Path, before: dict, status: int, error: str, outp
     lines = error.splitlines()
     told = [line for line in lines if line.startswith("cryoformer: error: ")]
     odd = [line for line in lines if not line.startswith(("cryoformer: error", "cryoformer: warn"))]
-    odd = odd if "-q" in case.argv or case.argv[0] not in ("train", "volumes") else []  # a bar
+    odd = odd if "-q" in case.argv or case.argv[0] not in BARS else []  # a bar
     if status not in (0, 2) or "Traceback" in error:
         return _signature(status, error)
     if odd:
