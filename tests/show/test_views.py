@@ -97,9 +97,11 @@ TRAINED = [pytest.param(name, marks=pytest.mark.slow) for name in ("training", "
 @pytest.mark.parametrize("name", ["a training to come", "fsc", "poses", *TRAINED])
 def test_every_public_method_works_before_and_after_display(name, run, tmp_path):
     view, calls = views(run)[name]
-    calls = calls | dict(static=(), changed=(), save_html=(tmp_path / "view.html",))
+    calls = calls | dict(static=(), stored=(), keep=(), changed=())
+    calls |= dict(save_html=(tmp_path / "view.html",))
     public = {method for method in dir(type(view)) if not method.startswith("_")}
-    assert public - {"widget", "built", "build", "update"} == set(calls), "a method without a call"
+    known = {"widget", "built", "build", "update", "kept"}
+    assert public - known == set(calls), "a method without a call"
     for method, arguments in calls.items():
         getattr(view, method)(*arguments)
     assert not view.built, "no method makes widgets"
