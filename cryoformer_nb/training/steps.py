@@ -646,6 +646,7 @@ def judged(
     self: Trainer,
     z: Tensor,  # (N, d) latents of all particles
     some: Tensor,  # (k, d) of those whose maps make the average
+    change: Tensor | None = None,  # (D, D, D) from that to the average that is shown
 ) -> Tensor:  # (D//2+1,)
     "The part of the motion that holds, by shell; 1 where nobody was held out."
     inside = self.particles.box // 2 + 1
@@ -655,6 +656,8 @@ def judged(
     for rows in self.held.split(self.chunk):
         y, R, t, h = self.batch(rows)
         still, moved = self.model.motion(z[rows].to(self.device), some, R, t, h)
+        if change is not None:
+            still = still + section_images(change.to(self.device), R, t, h)
         sums += motion_sums(moved, y - still)
     return motion_weights(sums.cpu())
 
@@ -712,6 +715,7 @@ def write_results(
             np.save(file, array)
     weights = self.judged(torch.as_tensor(z), some)
     shown, part = self.shown_average(torch.as_tensor(z), some, weights, mean)
+    weights = self.judged(torch.as_tensor(z), some, shown - mean)
     write_map(out / "mean.mrc", shown, self.particles.pixel_size)
     last = self.snapshots[-1] if self.snapshots else dict(stage=None, step=None)
     ended = (last["stage"], last["step"]) == ("end", self.step)  # and was interrupted afterwards

@@ -12,6 +12,6 @@ def test_a_notebook_shows_one_line(capsys):
     shell = InteractiveShell()
     shell.run_cell("from cryoformer_nb.show.molecule import script\nscript(None)")
     lines = capsys.readouterr().out.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("InputError: 3Dmol.js: expected js=")
+    assert len(lines) == 1 and lines[0].startswith("InputError: 3Dmol.js: expected a copy")
     shell.run_cell("1 / 0")
     assert "Traceback" in capsys.readouterr().out

@@ -21,6 +21,9 @@ _WAITS = {_aten._local_scalar_dense.default, _aten.nonzero.default, _aten.masked
 _WAITS |= {_aten.equal.default, _aten._unique2.default, _aten.unique_dim.default}
 _WAITS |= {_aten.repeat_interleave.Tensor, _aten.bincount.default}
 
+#: Views that only note what is to be done; within a mode nobody would do it.
+_LAZY = {_aten._conj.default: torch.conj_physical, _aten._neg_view.default: torch.neg}
+
 #: What copies between devices.
 _COPIES = {_aten._to_copy.default, _aten.copy_.default}
 
@@ -68,7 +71,7 @@ class _Operations(TorchDispatchMode):
             self.waits.append(str(func))
         known = {id(x.inner): x for x in placed}  # what is changed in place stays what it was
         args, kwargs = numbers((args, kwargs))
-        found = func(*args, **kwargs)
+        found = _LAZY.get(func, func)(*args, **kwargs)
         if goal != DEVICE:
             return found
         return tree_map(lambda x: _placed(x, known) if isinstance(x, torch.Tensor) else x, found)
