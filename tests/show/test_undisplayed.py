@@ -90,7 +90,10 @@ VOLUME_CALLS = dict(
     save_html=None,
 )
 MOLECULE_CALLS = VOLUME_CALLS | dict(
-    tint=lambda p: p.tint(), page=lambda p: p.page(), draw=lambda p: p.draw("trace")
+    tint=lambda p: p.tint(),
+    page=lambda p: p.page(),
+    draw=lambda p: p.draw("trace"),
+    reach=lambda p: p.reach(),
 )
 
 

@@ -54,7 +54,7 @@ def test_two_processes_train_the_run_of_one(tmp_path):
     words = [str(part) for part in (tmp_path / "two.py", star, tmp_path)]
     done = subprocess.run([*launch, *words], capture_output=True, text=True)
     assert not done.returncode, done.stderr
-    assert done.stdout.split() == ["InputError"] * 2, "a folder that is taken, in both"
+    assert done.stdout.count("InputError") == 2, "a folder that is taken, in both"
 
     two = Run(tmp_path / "two")
     for name in ("step", "updates", "passes"):
