@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['noise_spectrum', 'padded_box', 'middle', 'back_project', 'wiener', 'shell_mean', 'local_variance', 'spectrum',
-           'from_spectrum', 'most_probable', 'noise_factor', 'on_grid', 'stacked', 'agreed', 'local_maps',
+           'summed_images', 'most_probable', 'noise_factor', 'on_grid', 'stacked', 'agreed', 'local_maps',
            'guinier_fit', 'guinier_width', 'Consensus', 'half_fsc', 'with_halves', 'consensus']
 
 # %% ../../nbs/particles/07_consensus.ipynb #e11e5e03
@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.fft import next_fast_len
 from torch import Tensor
 
 from ..core.conventions import InputError
@@ -136,14 +137,14 @@ def spectrum(
     return torch.fft.rfftn(torch.fft.ifftshift(padded))
 
 
-def from_spectrum(
-    transform: Tensor,  # (P, P, P//2+1)
+def summed_images(
+    transform: Tensor,  # (P, P, P//2+1) half of the sums of `back_project`
     box: int,
 ) -> Tensor:  # (D, D, D)
-    "Its transpose, up to a factor P^3."
+    "What images ask of each voxel: the transpose of `spectrum`."
     grid = transform.shape[0]
     volume = middle(torch.fft.fftshift(torch.fft.irfftn(transform, (grid,) * 3)), box)
-    return volume / undo_gridding(torch.ones_like(volume), grid)
+    return volume * (grid**3 / box**2) / undo_gridding(torch.ones_like(volume), grid)
 
 
 def most_probable(
@@ -156,24 +157,39 @@ def most_probable(
 ) -> Tensor:  # (D, D, D)
     "The map that is most probable, given the images and a normal prior of each voxel."
     box, grid = centre.shape[-1], weight.shape[-1]
-    half, scale = grid // 2 + 1, grid**3 / box**2
+    half, kernel = grid // 2 + 1, 1 / undo_gridding(torch.ones_like(centre), grid)
+    asked = summed_images(total[..., :half], box)
+    asked = asked - summed_images(weight[..., :half] * spectrum(centre, grid), box)
+    inside = variance.nonzero()
+    if not len(inside):
+        return centre
+    first, last = inside.amin(0).tolist(), (inside.amax(0) + 1).tolist()
+    free = tuple(slice(*ends) for ends in zip(first, last))  # the block that holds what is free
+    # between its voxels the weights are a convolution, whose kernel is twice as wide
+    width = [min(next_fast_len(2 * (b - a), True), grid) for a, b in zip(first, last)]
+    inner = tuple(slice(grid // 2 - w // 2, grid // 2 - w // 2 + w) for w in width)
+    spread = torch.fft.fftshift(torch.fft.irfftn(weight[..., :half], (grid,) * 3))[inner]
+    spread = torch.fft.rfftn(torch.fft.ifftshift(spread)) * (grid**3 / box**2)
+    root = (variance.sqrt() * kernel)[free]
+    own = tuple(slice(side) for side in root.shape)
 
-    def seen(volume):
-        return scale * from_spectrum(weight[..., :half] * spectrum(volume, grid), box)
+    def seen(x):
+        return torch.fft.irfftn(spread * torch.fft.rfftn(x, width), width)[own]
 
-    root = variance.sqrt()
-    left = root * (scale * from_spectrum(total[..., :half], box) - seen(centre))
+    left = (variance.sqrt() * asked)[free]
     found, direction = torch.zeros_like(left), left
-    first = size = left.square().sum()
+    start = size = left.square().sum()
     for _ in range(steps):
-        if size <= tolerance**2 * first:
+        if size <= tolerance**2 * start:
             break
         change = direction + root * seen(root * direction)
         step = size / (direction * change).sum()
         found, left = found + step * direction, left - step * change
         before, size = size, left.square().sum()
         direction = left + size / before * direction
-    return centre + root * found
+    result = centre.clone()
+    result[free] += variance[free].sqrt() * found
+    return result
 
 # %% ../../nbs/particles/07_consensus.ipynb #09ecd311
 def noise_factor(
