@@ -22,7 +22,7 @@ import numpy as np
 
 known, words = Path({known!r}), sys.argv[1:]
 with open(known / "asked.jsonl", "a") as file:
-    print(json.dumps(words + [os.environ["OMP_NUM_THREADS"]]), file=file)
+    print(json.dumps(words + [os.environ.get("OMP_NUM_THREADS")]), file=file)
 
 def after(name):
     return words[words.index(name) + 1]
