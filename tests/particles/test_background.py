@@ -47,7 +47,8 @@ def test_images_come_as_they_are(clean, tmp_path, case):
     assert torch.allclose(other.normalised(slice(None)), given, atol=2e-3)
     expected, found = consensus(clean), consensus(other)
     assert torch.allclose(found.noise, expected.noise, rtol=1e-3)
-    assert torch.allclose(found.volume, expected.volume, atol=1e-3 * expected.volume.max())
+    change = (found.volume - expected.volume).norm() / expected.volume.norm()
+    assert change < 5e-3  # rounding moves a voxel from one class of density to another
 
 
 @pytest.mark.parametrize("sign", [1, -1])

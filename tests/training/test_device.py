@@ -125,7 +125,7 @@ def test_a_run_on_a_device_is_the_run_on_the_cpu(star, tmp_path, request, way):
     there = train(particles, tmp_path / "device", **options)
     assert there.checkpoint["step"] == here.checkpoint["step"]
     assert np.allclose(there.latents, here.latents, atol=1e-3)
-    assert np.abs(there.mean - here.mean).max() < 2e-3 * np.abs(here.mean).max()
+    assert np.abs(there.mean - here.mean).max() < 1e-2 * np.abs(here.mean).max()
     run = Run.load(tmp_path / "cpu")
     assert run.model.device == DEVICE
     for name, found in looked_at(run, particles).items():
