@@ -16,7 +16,7 @@ import time
 import warnings
 from contextlib import redirect_stdout
 from dataclasses import replace
-from os.path import isfile
+from os.path import isdir, isfile
 from pathlib import Path
 
 import cryoformer_nb
@@ -154,8 +154,8 @@ def _postprocess(a) -> None:
     from cryoformer_nb.core.outputs import check_apart, check_folder
 
     check_folder(a.out, a.overwrite)
-    run = Path(a.run)
-    check_apart(a.out, run / "config.yaml" if run.is_dir() else run, a.second, a.mask)
+    given = Path(a.run, "config.yaml") if isdir(a.run) else a.run
+    check_apart(a.out, given, a.second, a.mask)
     maps = half_maps(a.run, a.second, a.mask, a.symmetry)
     found = postprocess(maps, a.b_factor, progress=not a.quiet)
     print(found)

@@ -207,6 +207,8 @@ def test_names_that_are_no_file(work, refused, name):
         refused(*train_on(name))
     refused("fsc", name, "set/truth/vol_000.mrc")
     refused("volumes", name, "--out", "out")
+    refused("postprocess", name, "--out", "out")
+    refused("postprocess", name, "set/truth/vol_000.mrc", "--out", "out")
     refused(*train_on("set/relion31.star", "--ind", name))
     refused(*train_on("set/relion31.star", "--config", name))
     refused("train", "set/relion31.star", "--out", name, "--resume")
