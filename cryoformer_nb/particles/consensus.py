@@ -354,7 +354,7 @@ def with_halves(
     curve = half_fsc(halves, support, pixel_size)
     a, b = fftc3(halves * support)
     width = guinier_width(shell_mean((a * b.conj()).real), curve.value, box, pixel_size)
-    prior = _inverse_prior(typical, curve, box)
+    prior = _inverse_prior(typical, curve)
     plain = torch.cat([total.sum(0)[None], total]), torch.cat([weight.sum(0)[None], weight])
     plain = wiener(*plain, prior, box)
     if plain[0][support].mean() <= 0:
@@ -374,10 +374,8 @@ def consensus(particles: Particles, support: Tensor | None = None, limit: int = 
     return with_halves(particles, support, limit)[0]
 
 
-def _inverse_prior(typical: Tensor, curve: FSC, box: int) -> Tensor:
+def _inverse_prior(typical: Tensor, curve: FSC) -> Tensor:
     "1/tau^2 (P, P, P) from the mean weight of each shell of the grid and the FSC of the half maps."
     grid = 2 * (len(typical) - 1)
     ssnr = (2 * curve.value / (1 - curve.value).clip(1e-3)).clip(1e-3, 1e3)
-    ssnr = np.interp(np.arange(grid // 2 + 1) * box / grid, curve.shell, ssnr)
-    radial = typical / torch.as_tensor(ssnr, dtype=torch.float32)
-    return radial[shell_index(grid, 3).clamp(max=grid // 2)]
+    return on_grid(typical, grid) / on_grid(torch.as_tensor(ssnr), grid).float()

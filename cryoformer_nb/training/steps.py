@@ -10,6 +10,7 @@ __all__ = ['BY_GRADIENT', 'REFINED', 'REMEMBERED', 'learning_rate', 'choose_devi
 import math
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
@@ -642,6 +643,21 @@ def latents(self: Trainer, show: bool = False) -> np.ndarray:
 # %% ../../nbs/training/01_steps.ipynb #155e4dd7
 @patch
 @torch.no_grad()
+def held_motion(
+    self: Trainer,
+    z: Tensor,  # (N, d) latents of all particles
+    some: Tensor,  # (k, d) of those whose maps make the average
+) -> Iterator[tuple]:
+    """Batches of the particles held out: what the average leaves of their images and how their own
+    maps depart from it, (b, D, D//2+1) each, and their rotations, shifts and CTF."""
+    for rows in self.held.split(self.chunk):
+        y, R, t, h = self.batch(rows)
+        still, moved = self.model.motion(z[rows].to(self.device), some, R, t, h)
+        yield y - still, moved, (R, t, h)
+
+
+@patch
+@torch.no_grad()
 def judged(
     self: Trainer,
     z: Tensor,  # (N, d) latents of all particles
@@ -653,12 +669,10 @@ def judged(
     if not len(self.held):
         return torch.ones(inside)
     sums = torch.zeros(2, inside, device=self.device)
-    for rows in self.held.split(self.chunk):
-        y, R, t, h = self.batch(rows)
-        still, moved = self.model.motion(z[rows].to(self.device), some, R, t, h)
+    for left, motion, view in self.held_motion(z, some):
         if change is not None:
-            still = still + section_images(change.to(self.device), R, t, h)
-        sums += motion_sums(moved, y - still)
+            left = left - section_images(change.to(self.device), *view)
+        sums += motion_sums(motion, left)
     return motion_weights(sums.cpu())
 
 # %% ../../nbs/training/01_steps.ipynb #82922cd3
@@ -678,11 +692,8 @@ def shown_average(
     known = self.average.support, self.config.consensus_limit, self.average.noise
     change = (with_halves(seen, *known)[0].volume - mean).to(self.device)
     sums, plane = torch.zeros(2, device=self.device), on_plane(weights.to(self.device))
-    for rows in self.held.split(self.chunk):
-        y, R, t, h = self.batch(rows)
-        still, moved = self.model.motion(z[rows].to(self.device), some, R, t, h)
-        left = y - still - plane * moved
-        sums += motion_sums(section_images(change, R, t, h), left).sum(1)
+    for left, motion, view in self.held_motion(z, some):
+        sums += motion_sums(section_images(change, *view), left - plane * motion).sum(1)
     part = float((sums[0] / sums[1]).nan_to_num().clamp(0, 1))
     shown = mean + part * change.cpu()
     return shown.clamp(min=0) if self.config.positive else shown, part
