@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..core.fourier import frequencies
+from ..core.fsc import crossing
 from ..core.interpolation import read_lattice
 from ..core.rotations import geodesic_angle, rotvec_to_matrix
 from ..imaging.projector import lattice_coordinates, undo_gridding
@@ -295,7 +296,7 @@ def align(
         if time.perf_counter() > deadline:
             break
         average = consensus(particles, limit=limit)
-        shell = min(round_.shell, max(float(_agreed_shell(average)), 6.0))
+        shell = min(round_.shell, max(math.floor(crossing(average.fsc.value, 0.5)), 6.0))
         R, t = refine_once(particles, average, round_._replace(shell=shell))
         moved = geodesic_angle(R, particles.rotations).median()
         particles = replace(particles, rotations=R, shifts_px=t)
@@ -304,9 +305,3 @@ def align(
         if not round_.angle and moved < 0.1 / round_.shell:
             break  # a tenth of what the shell can tell apart
     return particles
-
-
-def _agreed_shell(average: Consensus) -> int:
-    "The last shell before the half maps' FSC falls under 0.5."
-    below = average.fsc.value[1:] < 0.5
-    return int(below.argmax()) if below.any() else average.volume.shape[-1] // 2

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['noise_spectrum', 'padded_box', 'middle', 'back_project', 'wiener', 'shell_mean', 'local_variance', 'spectrum',
            'summed_images', 'most_probable', 'noise_factor', 'on_grid', 'stacked', 'agreed', 'local_maps',
-           'guinier_fit', 'guinier_width', 'Consensus', 'half_fsc', 'with_halves', 'consensus']
+           'guinier_fit', 'guinier_width', 'Consensus', 'half_fsc', 'HalfMaps', 'half_maps', 'with_halves', 'consensus']
 
 # %% ../../nbs/particles/07_consensus.ipynb #e11e5e03
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..core.conventions import InputError
 from ..core.fourier import fftc3, frequencies, ifftc3, rfft2c, shell_filter, shell_index
-from ..core.fsc import FSC, fsc
+from ..core.fsc import FSC, crossing, fsc
 from ..imaging.backprojection import insert_slices, mirrored
 from ..imaging.projector import undo_gridding
 from .masks import support_from_map
@@ -255,9 +255,8 @@ def agreed(
     least: float,
 ) -> Tensor:  # (D, D, D)
     "A map low-passed where the halves' FSC falls under `least`, with an edge of four shells."
-    below = curve.value < least
-    last = below.argmax() if below.any() else len(below)
-    edge = ((last + 2 - curve.shell) / 4).clip(0, 1)
+    first = int(crossing(curve.value, least)) + 1
+    edge = ((first + 2 - curve.shell) / 4).clip(0, 1)
     return shell_filter(volume, torch.as_tensor(edge, dtype=volume.dtype))
 
 
@@ -334,27 +333,60 @@ def half_fsc(halves: Tensor, support: Tensor, pixel_size: float) -> FSC:
     return fsc(halves[0] * support, halves[1] * support, pixel_size)
 
 # %% ../../nbs/particles/07_consensus.ipynb #04dd1c6b
-def with_halves(
+class HalfMaps(NamedTuple):
+    "Maps of the half sets without a prior, and the sums that they come from."
+
+    total: Tensor  # (2, P, P, P) complex, from `back_project`
+    weight: Tensor  # (2, P, P, P)
+    volumes: Tensor  # (2, D, D, D)
+    fsc: FSC  # of these, masked by the support
+    support: Tensor  # (D, D, D) bool
+    noise: Tensor  # (D, D//2+1) noise amplitude of an image
+
+
+def half_maps(
     particles: Particles,
     support: Tensor | None = None,  # (D, D, D) bool; default: found in the map
     limit: int = 20000,  # particles used at most
     noise: Tensor | None = None,  # (D, D//2+1) amplitude; default: that of the images
-) -> tuple[Consensus, Tensor]:
-    "The consensus, and the maps (2, D, D, D) of the half sets in its way; errors as below."
-    box, pixel_size = particles.box, particles.pixel_size
+) -> HalfMaps:
+    "What a set's poses are judged by; `InputError` if no density stands out of the noise."
     if noise is None:
         some = evenly(len(particles), 500)
         shape = particles.transfer(torch.ones(()), some)[1].square().mean(0).sqrt()
         noise = noise_spectrum(particles.normalised(some)) / shape
     total, weight = back_project(particles, noise, limit)
-    typical = shell_mean(weight.sum(0)).clamp(min=1e-6)
-    halves = wiener(total, weight, 0.01 * typical.mean(), box)
+    volumes = wiener(total, weight, 0.01 * _typical(weight).mean(), particles.box)
     if support is None:
-        support = support_from_map(halves.mean(0), pixel_size)
-    curve = half_fsc(halves, support, pixel_size)
+        support = support_from_map(volumes.mean(0), particles.pixel_size)
+    curve = half_fsc(volumes, support, particles.pixel_size)
+    return HalfMaps(total, weight, volumes, curve, support, noise)
+
+
+def _typical(weight: Tensor) -> Tensor:
+    "Mean weight of each shell 0..P/2 of the grid."
+    return shell_mean(weight.sum(0)).clamp(min=1e-6)
+
+
+def _inverse_prior(typical: Tensor, curve: FSC) -> Tensor:
+    "1/tau^2 (P, P, P) from the mean weight of each shell of the grid and the FSC of the half maps."
+    grid = 2 * (len(typical) - 1)
+    ssnr = (2 * curve.value / (1 - curve.value).clip(1e-3)).clip(1e-3, 1e3)
+    return on_grid(typical, grid) / on_grid(torch.as_tensor(ssnr), grid).float()
+
+# %% ../../nbs/particles/07_consensus.ipynb #8d418633
+def with_halves(
+    particles: Particles,
+    support: Tensor | None = None,  # the arguments of `half_maps`
+    limit: int = 20000,
+    noise: Tensor | None = None,
+) -> tuple[Consensus, Tensor]:
+    "The consensus, and the maps (2, D, D, D) of the half sets in its way; errors as below."
+    total, weight, halves, curve, support, noise = half_maps(particles, support, limit, noise)
+    box, pixel_size = particles.box, particles.pixel_size
     a, b = fftc3(halves * support)
     width = guinier_width(shell_mean((a * b.conj()).real), curve.value, box, pixel_size)
-    prior = _inverse_prior(typical, curve)
+    prior = _inverse_prior(_typical(weight), curve)
     plain = torch.cat([total.sum(0)[None], total]), torch.cat([weight.sum(0)[None], weight])
     plain = wiener(*plain, prior, box)
     if plain[0][support].mean() <= 0:
@@ -372,10 +404,3 @@ def consensus(particles: Particles, support: Tensor | None = None, limit: int = 
     `InputError` if no density stands out of the noise or the map is negative.
     """
     return with_halves(particles, support, limit)[0]
-
-
-def _inverse_prior(typical: Tensor, curve: FSC) -> Tensor:
-    "1/tau^2 (P, P, P) from the mean weight of each shell of the grid and the FSC of the half maps."
-    grid = 2 * (len(typical) - 1)
-    ssnr = (2 * curve.value / (1 - curve.value).clip(1e-3)).clip(1e-3, 1e3)
-    return on_grid(typical, grid) / on_grid(torch.as_tensor(ssnr), grid).float()

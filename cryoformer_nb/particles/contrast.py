@@ -6,12 +6,14 @@
 __all__ = ['LIMITS', 'Evidence', 'evidence', 'Prior', 'sums', 'prior_of', 'contrast_of', 'with_contrast']
 
 # %% ../../nbs/particles/13_contrast.ipynb #8b11c0d4
+import math
 from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..core.fsc import crossing
 from .alignment import read_sections, read_views, transform_table
 from .consensus import Consensus
 from .particles import Particles
@@ -83,8 +85,8 @@ def with_contrast(
     chunk: int = 256,
 ) -> tuple[Particles, Prior]:
     "The set with the contrast of each particle against its average map, and their prior."
-    below = average.fsc.value[1:] < 0.5
-    shell = float(max(below.argmax() if below.any() else particles.box // 2 - 1, 4))
+    agreed = math.floor(crossing(average.fsc.value, 0.5))
+    shell = float(max(min(agreed, particles.box // 2 - 1), 4))
     table, parts = transform_table(average.volume * average.support, shell), []
     for rows in torch.arange(len(particles)).split(chunk):
         views = read_views(particles, rows, average.noise, shell)

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..core.fsc import crossing
 from ..core.rotations import geodesic_angle, rotvec_to_matrix
 from ..imaging.projector import lattice_coordinates
 from cryoformer_nb.particles.alignment import (
@@ -27,7 +28,7 @@ from cryoformer_nb.particles.alignment import (
     transform_table,
     trust,
 )
-from .consensus import Consensus, with_halves
+from .consensus import Consensus, HalfMaps, with_halves
 from .cryosparc import matrix_to_rotvec
 from .masks import dilate
 from .particles import Particles, evenly
@@ -213,10 +214,10 @@ def extent(average: Consensus) -> float:
     return float((density @ square / density.sum()).sqrt())
 
 
-def agreed_shell(average: Consensus) -> float:
+def agreed_shell(average: Consensus | HalfMaps) -> float:
     "The last shell before the half maps' FSC falls under 0.3, at least 4."
-    below, box = average.fsc.value[1:] < 0.3, average.volume.shape[-1]
-    return max(4.0, min(float(below.argmax()) if below.any() else box, box / 2 - 2))
+    last = math.floor(crossing(average.fsc.value, 0.3))
+    return max(4.0, min(float(last), len(average.fsc.value) - 3.0))
 
 
 def linear_shell(turn: float, shift_px: float, radius: float, box: int) -> float:
@@ -337,7 +338,7 @@ class Refined(NamedTuple):
         )
 
 
-def agreement(average: Consensus) -> float:
+def agreement(average: Consensus | HalfMaps) -> float:
     "Mean FSC of the half maps."
     return float(average.fsc.value[1:].mean())
 

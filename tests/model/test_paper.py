@@ -13,6 +13,7 @@ from cryoformer_nb.model.encoders import ImageEncoder, OrientationEncoder
 from cryoformer_nb.particles.consensus import consensus
 from cryoformer_nb.particles.particles import load_particles
 from cryoformer_nb.training.losses import image_loss
+from cryoformer_nb.training.results import latents
 from cryoformer_nb.training.steps import Trainer
 
 #: Small, but with every part of the paper's network.
@@ -81,4 +82,4 @@ def test_a_preset_learns(arm, name):
     for _ in range(steps):
         trainer.advance(0.2)
     assert loss() < before - 0.02
-    assert trainer.latents().std(0).min() > 0.05
+    assert latents(trainer).std(0).min() > 0.05

@@ -12,7 +12,9 @@ import pytest
 import starfile
 import torch
 
+import cryoformer_nb.training.results as results
 import cryoformer_nb.training.train as loop
+import cryoformer_nb.training.updates as updates
 from cryoformer_nb.command.cli import main
 from cryoformer_nb.core.conventions import InputError
 from cryoformer_nb.core.files import write_stack
@@ -184,21 +186,25 @@ def test_older_checkpoints_are_looked_at_but_not_resumed(capfd, work):
     refused(capfd, *TRAIN, "--resume", "--epochs", "2", says=["--resume", "earlier version"])
 
 
+#: Functions in which a signal comes, and where they are looked up.
+PLACES = dict(advance=Trainer, latents=results, snapshot=updates, update_support=loop)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("place", ["advance", "latents", "snapshot", "update_support"])
+@pytest.mark.parametrize("place", PLACES)
 def test_a_signal_leaves_a_checkpoint_and_the_truth(capfd, work, monkeypatch, number, place):
     "In a step, while results are written: what the message says continues to the same end."
     line = ["train", "set/particles.star", "--out", "new", "-q", *SMALL, "--poses", "table"]
     assert main([*line[:3], "whole", *line[4:]]) == 0
-    real, calls = getattr(Trainer, place), []
+    real, calls = getattr(PLACES[place], place), []
 
-    def sent(self, *args):
+    def sent(*args):
         calls.append(place)
         if len(calls) == (1 if place != "advance" else 4):
             signal.raise_signal(number)
-        return real(self, *args)
+        return real(*args)
 
-    monkeypatch.setattr(Trainer, place, sent)
+    monkeypatch.setattr(PLACES[place], place, sent)
     capfd.readouterr()
     assert main(line) == 128 + number
     monkeypatch.undo()
@@ -235,11 +241,11 @@ def test_a_second_signal_waits_for_the_checkpoint(capfd, work, monkeypatch):
         real(self, path)
         signal.raise_signal(signal.SIGTERM)
 
-    def sent(self, *args):
+    def sent(*args):
         monkeypatch.setattr(Trainer, "save", impatient)
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(Trainer, "latents", sent)
+    monkeypatch.setattr(results, "latents", sent)
     assert main(["train", "set/particles.star", "--out", "new", *SMALL]) == 130
     assert "--resume' continues" in capfd.readouterr().err
     assert Run("new").checkpoint["step"] == 7

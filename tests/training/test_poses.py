@@ -17,6 +17,7 @@ from cryoformer_nb.show.poses import show_poses
 from cryoformer_nb.training.losses import pose_loss
 from cryoformer_nb.training.run import Run
 from cryoformer_nb.training.train import train
+from cryoformer_nb.training.updates import poses_of
 
 SMALL = Config(
     levels=4,
@@ -170,7 +171,7 @@ def test_poses_of_an_interrupted_run_are_those_of_its_trainer(star, tmp_path, ki
 
     def stop(trainer):
         if trainer.step >= 25:
-            now.append(trainer.poses_of(torch.arange(len(trainer.particles))))
+            now.append(poses_of(trainer, torch.arange(len(trainer.particles))))
             raise Stop
 
     config = replace(QUICK, poses=kind, lr_pose=5e-3)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cryoformer_nb.core.conventions import InputError
-from cryoformer_nb.training.steps import filled_support
+from cryoformer_nb.training.updates import filled_support
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan")])
