@@ -71,12 +71,13 @@ def middle(volume: Tensor, box: int) -> Tensor:
 def back_project(
     particles: Particles,
     noise: Tensor,  # (D, D//2+1) from `noise_spectrum`
-    limit: int = 20000,  # particles used at most, evenly spaced
+    limit: int = 20000,  # particles used at most, evenly spaced in each half
     chunk: int = 100,
 ) -> tuple[Tensor, Tensor]:  # numerator (2, P, P, P) complex and weight (2, P, P, P) of two halves
     """Sums of CTF times image and CTF squared over the slices of each half.
 
-    In units of the noise, on the grid of a box P = `padded_box(D)`.
+    In units of the noise, on the grid of a box P = `padded_box(D)`. `InputError` if a half is
+    empty.
     """
     box, grid = particles.box, padded_box(particles.box)
     f = frequencies(box)
@@ -84,9 +85,7 @@ def back_project(
     f = f[keep]
     total = torch.zeros(2, grid, grid, grid, dtype=torch.complex64)
     weight = torch.zeros(2, grid, grid, grid)
-    rows = evenly(len(particles), limit)
-    in_first = np.isin(rows, particles.half_rows(strict=False)[0])
-    for half, mine in enumerate((rows[in_first], rows[~in_first])):
+    for half, mine in enumerate(particles.half_samples(limit)):
         for i in np.array_split(mine, max(1, -(-len(mine) // chunk))):
             y, h = (x[:, keep] for x in particles.whitened(i, noise))
             # the image moved back by its origin
@@ -350,7 +349,10 @@ def half_maps(
     limit: int = 20000,  # particles used at most
     noise: Tensor | None = None,  # (D, D//2+1) amplitude; default: that of the images
 ) -> HalfMaps:
-    "What a set's poses are judged by; `InputError` if no density stands out of the noise."
+    """What a set's poses are judged by.
+
+    `InputError` if no density stands out of the noise, or for fewer than two particles.
+    """
     if noise is None:
         some = evenly(len(particles), 500)
         shape = particles.transfer(torch.ones(()), some)[1].square().mean(0).sqrt()

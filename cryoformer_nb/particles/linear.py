@@ -21,7 +21,7 @@ from ..core.fourier import fftc3, fourier_crop3, frequencies, ifftc3, shell_inde
 from ..core.interpolation import corners, read_lattice
 from ..imaging.projector import padded_transform, undo_gridding
 from .consensus import Consensus, middle
-from .particles import Particles, evenly
+from .particles import Particles
 
 # %% ../../nbs/particles/12_linear.ipynb #637c3ace
 class Samples(NamedTuple):
@@ -331,16 +331,15 @@ def linear_model(
     seed: int = 0,
 ) -> LinearModel:
     "The linear model of a set with as many maps as the half sets agree on, which may be none."
-    rows = np.arange(len(particles)) if rows is None else np.asarray(rows)
-    rows = rows[evenly(len(rows), limit)]
-    first = np.isin(rows, particles.half_rows(strict=False)[0])
-    halves = [LowImages(particles, average, part, shell) for part in (rows[first], rows[~first])]
+    parts = particles.half_samples(limit, rows)
+    halves = [LowImages(particles, average, part, shell) for part in parts]
     models = [fit_linear(half, most, seed=seed)[0] for half in halves]
     gain = torch.cat([held_out_gain(halves[1 - k], models[k]) for k in range(2)])
     count = supported(gain)
     if not count:
         return models[0].first(0)
-    return fit_linear(LowImages(particles, average, rows, shell), most, seed=seed)[0].first(count)
+    whole = LowImages(particles, average, np.sort(np.concatenate(parts)), shell)
+    return fit_linear(whole, most, seed=seed)[0].first(count)
 
 # %% ../../nbs/particles/12_linear.ipynb #ddc6a8fa
 def transforms(model: LinearModel) -> Tensor:  # (2 (4 + m), grid, grid, grid)

@@ -331,6 +331,25 @@ def half_rows(self: Particles, strict: bool = True) -> list:
 
 
 @patch
+def half_samples(
+    self: Particles,
+    limit: int,  # particles of both together
+    rows: np.ndarray | None = None,  # (k,) to choose from; default: all
+) -> list:
+    "Particle numbers, evenly spaced in each half set; `InputError` if one half is empty."
+    parts = self.half_rows(strict=False)
+    if rows is not None:
+        parts = [part[np.isin(part, rows)] for part in parts]
+    if not min(map(len, parts)):
+        found = sum(map(len, parts))
+        raise InputError(
+            f"{self.path}: expected at least two particles, one in each half set, found {found}; "
+            "give more of the set"
+        )
+    return [part[evenly(len(part), (limit + 1) // 2)] for part in parts]
+
+
+@patch
 def halves(self: Particles) -> tuple[Particles, Particles]:
     "The two half sets; `InputError` if one is missing."
     return tuple(self.subset(rows) for rows in self.half_rows())

@@ -231,8 +231,6 @@ def new_trainer(
     group = this_group()
     before = group.once(lambda: listing(check_folder(out, overwrite)))
     choose_device(config.device)
-    if len(particles) < 2:
-        raise InputError(f"{particles.path}: expected at least two particles, found one")
     start = group.once(lambda: prepared(particles, config, progress, deadline))
     particles = replace(particles, contrast=start.contrast)
     poses = start.rotations, start.shifts_px

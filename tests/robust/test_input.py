@@ -278,6 +278,10 @@ def test_numbers_of_one_byte_are_no_mask(work):
 def test_one_particle(work, refused):
     np.save("one.npy", [3])
     refused(*train_on("set/relion31.star", "--ind", "one.npy"), says="two particles")
+    edit(lambda blocks: blocks.update(particles=blocks["particles"][:1]))
+    for line in (train_on("set/relion31.star"), ["verdict", "set/relion31.star"]):
+        refused(*line, says="two particles")
+    refused("junk", "set/relion31.star", "--out", "clean.star", says="particles")
 
 
 @pytest.mark.parametrize("box", [4, 6, 8, 10])
