@@ -49,6 +49,12 @@ def _agreement(scores: dict) -> list:
     return found
 
 
+def _unproven(run) -> bool:
+    "Whether the particles were asked if anything moves, and it is not clear."
+    verdict = getattr(run, "verdict", None)
+    return verdict is not None and not verdict.moving
+
+
 def _facts(run, scores) -> list:
     "Numbers for the top of the page: (value, name, is a key result)."
     facts = [
@@ -58,7 +64,9 @@ def _facts(run, scores) -> list:
         (f"{run.pixel_size:.3g} Å", "pixel size", False),
     ]
     if np.isfinite(run.motion_resolution):
-        facts.insert(-3, (f"{run.motion_resolution:.1f} Å", "the motion holds to", True))
+        proven = not _unproven(run)
+        name = "the motion holds to" if proven else "maps differ to (no motion proven)"
+        facts.insert(-3, (f"{run.motion_resolution:.1f} Å", name, proven))
     history = run.history
     if len(history):
         facts.append((f"{history['seconds'].iloc[-1] / 60:.1f} min", "training", False))
@@ -112,6 +120,8 @@ def latent_card(run, path, truth) -> str:
             "The colour is the true state, which training never saw: "
             "a smooth gradient means that the motion was found. "
         )
+    elif _unproven(run):
+        labels, seen = None, "No motion is proven: a band or a curve is also what noise makes. "
     else:
         labels = None
         seen = "A band or a curve is a continuous motion, separate clouds are distinct states. "
@@ -132,8 +142,12 @@ def path_card(run, path) -> str:
         "Move the slider, or press Play, to go along the numbered points. "
         "All maps share one level and one scale; drag to turn, scroll to zoom."
     )
+    title = "Maps along the main motion"
+    if _unproven(run):
+        title = "Maps along the main difference"
+        reading += " No motion is proven: noise and errors of poses make maps differ, too."
     play = '<button class="play" id="play">Play</button>'
-    return _card("Maps along the main motion", fig, reading, "maps", extra=play)
+    return _card(title, fig, reading, "maps", extra=play)
 
 # %% ../../nbs/show/14_report.ipynb #20da1974
 def _dot(
@@ -198,8 +212,10 @@ def flexibility_card(run, scores: dict | None) -> str:
     others = _other_maps(moving)
     reading = (
         "The average shape, coloured by how much the density at each place "
-        "changes from particle to particle: orange parts move, blue parts stay."
+        "changes from particle to particle: orange parts change most, blue parts least."
     )
+    if _unproven(run):
+        reading += " No motion is proven: what changes here may be noise."
     if others:
         reading += (
             " The list on top shows the same for the attention queries, "
@@ -211,7 +227,8 @@ def flexibility_card(run, scores: dict | None) -> str:
             f"{scores['flexibility_auc']:.3f} (0.5 is guessing)."
         )
     fig = flexibility_figure(moving.mean, moving.density, run.pixel_size, others=others)
-    return _card("Which parts move", fig, reading, "flexibility")
+    title = "Where the maps differ" if _unproven(run) else "Which parts move"
+    return _card(title, fig, reading, "flexibility")
 
 # %% ../../nbs/show/14_report.ipynb #0bfdaea1
 def pose_card(run, truth) -> str:
