@@ -335,15 +335,17 @@ def motion_resolution(self: Run) -> float:
 
 @patch
 def motion_words(self: Run) -> str:
-    "What the particles that were held out say of the motion, in words."
+    "What the particles that were held out say of the motion, in words; the verdict is asked."
     motion = self.checkpoint["motion"]
     if not motion or not motion["held_out"]:
         return "no particles were held out to judge the motion"
     judges = f"as {motion['held_out']} particles tell that were held out"
     if np.isinf(self.motion_resolution):
         return f"no motion holds, {judges}: all maps are the average"
-    holds = f"the motion holds to {self.motion_resolution:.1f} A, {judges}"
-    return f"{holds}; finer detail is the average's"
+    to = f"to {self.motion_resolution:.1f} A, {judges}"
+    if self.verdict is not None and not self.verdict.moving:
+        return f"maps differ {to}; no motion is proven: noise makes maps differ, too"
+    return f"the motion holds {to}; finer detail is the average's"
 
 # %% ../../nbs/training/04_run.ipynb #0d5e1a02
 @patch(as_prop=True)

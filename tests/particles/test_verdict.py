@@ -85,3 +85,18 @@ def test_motion_is_found_under_the_conditions_of_real_sets():
     found = verdict(load_particles(SHARED / "spike_real" / "particles.star"))
     assert found.moving and found.evidence > 10
     assert torch.isfinite(torch.tensor(found)).all()
+
+
+def test_no_motion_is_said_to_hold_unless_the_verdict_says_so(tmp_path):
+    particles = made(tmp_path, "arm", 300, 0.1)
+    trainer = new_trainer(particles, SMALL, tmp_path / "run")
+    held = dict(mean=trainer.average.volume, shown=trainer.average.volume, part=0.0)
+    trainer.save(
+        tmp_path / "run" / "checkpoint.pt", held | dict(weights=torch.ones(17), held_out=50)
+    )
+    assert Run(tmp_path / "run").motion_words().startswith("the motion holds to ")
+    run = Run(tmp_path / "run")
+    run.checkpoint["verdict"]["found"] = run.verdict.turned
+    assert not run.verdict.moving
+    assert "motion holds" not in run.motion_words()
+    assert "no motion is proven" in run.motion_words()
