@@ -28,6 +28,7 @@ _PUBLIC = {
     "score": "analysis.metrics",
     "view_volume": "show.molecule",
     "explore": "show.explorer",
+    "studio": "show.studio",
     "show_training": "show.training",
     "show_fsc": "show.fsc",
     "show_particles": "show.particles",
@@ -52,6 +53,7 @@ if _TYPE_CHECKING:  # the same names for editors, which complete them; a test ho
     from .show.particles import show_particles
     from .show.poses import show_poses
     from .show.report import report
+    from .show.studio import studio
     from .show.training import show_training, show_verdict
     from .training.run import Run
     from .training.train import train

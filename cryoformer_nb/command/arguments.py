@@ -363,6 +363,23 @@ notebook NOTEBOOK.ipynb  notebook with its outputs
 )
 
 # %% ../../nbs/command/00_arguments.ipynb #37cbc5ab
+_LAB = [
+    *options(
+        """
+what               run folder, or particles: .star, .cs, cryoDRGN folder, or an image stack with
+                   --pose-pkl and --ctf-pkl
+--out FILE.ipynb   notebook to write, or to open if it is there (default: beside the run or the
+                   particles, of the same name)
+--write            only write the notebook, for a JupyterLab that runs elsewhere
+--minutes M        minutes of training that the notebook of particles asks for
+                   (default %(default)g)
+--overwrite        write the notebook anew, even if somebody has worked in it
+""",
+        minutes=dict(type=positive, default=10.0),
+    ),
+    *READING,
+]
+
 _DEMO = options(
     """
 --out DIR    folder to write (default %(default)s)
@@ -463,6 +480,7 @@ COMMANDS = dict(
     ),
     score=Command("compare a run with the truth of a simulated set", _SCORE),
     report=Command("one page with the figures of a run", _REPORT),
+    lab=Command("open JupyterLab on a notebook made for a run, or for particles", _LAB),
     page=Command(
         "export a notebook as one page with live figures, for use without a network", _PAGE
     ),

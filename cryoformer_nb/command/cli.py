@@ -340,24 +340,18 @@ def _describe_run(run, out) -> str:
     return "\n".join(lines)
 
 # %% ../../nbs/command/01_cli.ipynb #48a6728c
+def _reading(a) -> dict:
+    "The options of `load_particles` among those of a command."
+    names = ("datadir", "box", "invert", "passthrough", "pixel_size")
+    same = {name: getattr(a, name) for name in (*names, "phase_flipped", "premultiplied", "strict")}
+    return same | dict(poses=a.pose_pkl, ctf=a.ctf_pkl, rows=a.ind)
+
+
 def _read(a):
     "The particles of a command."
     from cryoformer_nb.particles.particles import load_particles
 
-    return load_particles(
-        a.particles,
-        a.datadir,
-        a.box,
-        a.invert,
-        a.pose_pkl,
-        a.ctf_pkl,
-        a.passthrough,
-        a.pixel_size,
-        a.ind,
-        a.phase_flipped,
-        a.premultiplied,
-        a.strict,
-    )
+    return load_particles(a.particles, **_reading(a))
 
 
 def _without_junk(particles):
@@ -543,6 +537,20 @@ def _report(a) -> None:
 
     out = a.out or Path(a.run) / "report.html"
     print(report(Run.load(a.run), out, a.truth, overwrite=a.overwrite))
+
+
+@command
+def _lab(a) -> None:
+    """Open JupyterLab on a notebook made for a run (images, training, verdict, studio, maps,
+    report) or for particles, which trains first. Written once; what you change in it stays."""
+    from cryoformer_nb.show.lab import check_jupyterlab, open_lab, write_lab
+
+    if not a.write:
+        check_jupyterlab()
+    notebook = write_lab(a.what, a.out, a.overwrite, a.minutes, **_reading(a))
+    print(notebook, flush=True)
+    if not a.write:
+        open_lab(notebook)
 
 
 @command

@@ -40,6 +40,7 @@ class Explorer(Panel):
         self.maps = Player(cloud.run, cloud.latents, n)
         self.selected = np.zeros(0, dtype=np.int64)  # numbers of particles
         self.picked = []  # latents
+        self.groups = []  # selections that are kept, of `Group`
         self.number, self.step = 0, n // 2  # the particle and the map of the path last asked for
         self.latent = self.maps.path[self.step]  # the place that is shown
         self.what = f"map {self.step + 1} of {n} along the main motion"
@@ -110,7 +111,7 @@ def map_figure(self: Explorer) -> go.Figure:
 @patch
 def _marks(self: Explorer) -> dict:
     "Places of path, picked points and ring."
-    return self.drawn.marks(self.path, self.picked, self.latent)
+    return self.drawn.marks(self.path, self.picked, self.latent, self.groups)
 
 
 @patch
@@ -142,6 +143,7 @@ def show(
         self._draw(self.decode(z) if step is None else self.maps.frame(step), what)
 
     self.worker(job) if self.built else job()
+    self.changed()
 
 
 @patch
@@ -182,8 +184,10 @@ def _draw(self: Explorer, volume, what: str) -> None:
         return
     trace = self.maps.surface(volume)
     with self.lock, self.map_fig.batch_update():
-        for key in ("x", "y", "z", "i", "j", "k"):
-            self.map_fig.data[0][key] = trace[key]
+        plain = dict(intensity=None, hovertemplate=None)  # JSON leaves out what is not set
+        for key, value in (plain | trace.to_plotly_json()).items():
+            if key not in ("type", "name", "lighting", "flatshading"):
+                self.map_fig.data[0][key] = value
         self.map_fig.layout.title.text = what
     self.say(f"{what}: {len(trace.x):,} vertices")
 
@@ -204,6 +208,7 @@ def select(
     "Make these particles the selection."
     self.selected = np.unique(np.asarray(rows, dtype=np.int64))
     self._mark_selection(drawn)
+    self.changed()
 
 
 @patch
@@ -282,22 +287,32 @@ def set_path(
     self._mark()
     if self.built:
         self.prefetch(self.maps.decode_path)
+    self.changed()
+
+
+@patch
+def set_picked(
+    self: Explorer,
+    latents,  # (k, d), in the order of the path
+) -> None:
+    "Make these the picked points; with fewer than two the main motion is played again."
+    self.picked = [np.asarray(z, dtype=np.float64) for z in latents]
+    if self.maps.name == "picked points":
+        return self.set_path("picked points" if len(self.picked) > 1 else "main motion")
+    self._mark()
+    self.changed()
 
 
 @patch
 def pick(self: Explorer) -> None:
     "Add the place that is shown to the picked ones."
-    self.picked.append(self.latent.copy())
-    self.set_path("picked points") if self.maps.name == "picked points" else self._mark()
+    self.set_picked([*self.picked, self.latent])
 
 
 @patch
 def forget(self: Explorer) -> None:
     "No picked points, and the main motion as path if they were it."
-    self.picked = []
-    if self.maps.name == "picked points":
-        self.set_path("main motion")
-    self._mark()
+    self.set_picked([])
 
 # %% ../../nbs/show/09_explorer.ipynb #72484334
 @patch
@@ -311,6 +326,7 @@ def choose(
     self.drawn.choose(which, name, progress)
     self._replane()
     self._set(x=self.drawn.x, y=self.drawn.y, colour=self.drawn.colour)
+    self.changed()
 
 
 @patch
@@ -348,6 +364,21 @@ def set_level(
     self._set(threshold=round(sigma, 1))
     if self.built:
         self.worker(lambda: self._draw(self.volume, self.what))
+    self.changed()
+
+
+@patch
+def set_tint(
+    self: Explorer,
+    name: str,  # one colour, difference to the average, or deviation over the particles
+) -> None:
+    "What the colour of the surface means. `InputError` if there is none of this name."
+    self.shown_map()  # the first map sets the scale
+    self.maps.choose_tint(name)
+    self._set(tint=name)
+    if self.built:
+        self.worker(lambda: self._draw(self.volume, self.what))
+    self.changed()
 
 
 @patch
@@ -387,19 +418,38 @@ def hear(
 
 # %% ../../nbs/show/09_explorer.ipynb #04d5843b
 @patch
-def _choose_soon(self: Explorer, which: str, name: str) -> None:
-    "Another axis or colour, computed in the background, and taken back if it cannot be had."
+def _soon(
+    self: Explorer,
+    what: str,  # said while it is done
+    action,  # called with what takes the share that is done
+    back,  # called if it cannot be done
+) -> None:
+    "Something that takes long, in the background, and taken back if it cannot be had."
 
     def job():
         try:
-            self.choose(which, name, lambda share: self.say(f"{name}: {share:.0%}"))
+            action(lambda share: self.say(f"{what}: {share:.0%}"))
         except (InputError, OSError) as error:
-            self._set(**{which: getattr(self.drawn, which)})
+            back()
             return self.say(error)
-        self.say(f"{which}: {name}")
+        self.say(what)
 
-    self.say(f"{name} ...")
+    self.say(f"{what} ...")
     self.measuring(job)  # not the worker of the maps: a click does not wait for it
+
+
+@patch
+def _choose_soon(self: Explorer, which: str, name: str) -> None:
+    "Another axis or colour."
+    back = lambda: self._set(**{which: getattr(self.drawn, which)})  # noqa: E731
+    self._soon(f"{which}: {name}", lambda progress: self.choose(which, name, progress), back)
+
+
+@patch
+def _tint_soon(self: Explorer, name: str) -> None:
+    "Another colour of the surface: the first asks for some maps."
+    back = lambda: self._set(tint=self.maps.tint)  # noqa: E731
+    self._soon(f"surface: {name}", lambda _: self.set_tint(name), back)
 
 
 @patch
@@ -418,8 +468,8 @@ def _save_map_beside(self: Explorer) -> None:
 
 # %% ../../nbs/show/09_explorer.ipynb #047d5c5c
 @patch
-def build(self: Explorer):
-    "Plane and map side by side, controls below."
+def _sides(self: Explorer) -> list:
+    "Figures and controls that show the state: plane and map, each in a box of its own."
     import ipywidgets as w
 
     self.map_fig = live_figure(self.map_figure())
@@ -435,12 +485,17 @@ def build(self: Explorer):
     self.prefetch(self.maps.decode_path)
     room = w.Layout(flex="1 1 420px", min_width="320px")
     plane = control(w.VBox, "cf-plane", children=[self.cloud_fig.widget], layout=room)
-    solid = control(w.VBox, "cf-map3d", children=[self.map_fig.widget], layout=room)
-    rows = [
-        w.HBox([plane, solid], layout=w.Layout(flex_flow="row wrap", width="100%")),
-        *control_rows(c),
-    ]
-    return control(w.VBox, "cf-explore", children=rows, layout=w.Layout(width="100%"))
+    return [plane, control(w.VBox, "cf-map3d", children=[self.map_fig.widget], layout=room)]
+
+
+@patch
+def build(self: Explorer):
+    "Plane and map side by side, controls below."
+    import ipywidgets as w
+
+    sides = w.HBox(self._sides(), layout=w.Layout(flex_flow="row wrap", width="100%"))
+    rows, whole = [sides, *control_rows(self.controls)], w.Layout(width="100%")
+    return control(w.VBox, "cf-explore", children=rows, layout=whole)
 
 # %% ../../nbs/show/09_explorer.ipynb #bfd7e6d6
 @patch
@@ -464,6 +519,7 @@ def _wire(self: Explorer) -> None:
     on(c.frame, lambda: self.step + 1, lambda number: self.show_frame(number - 1))
     on(c.threshold, lambda: round(self.contour(), 1), self.set_level)
     on(c.path, lambda: self.maps.name, self.set_path)
+    on(c.tint, lambda: self.maps.tint, self._tint_soon)
     c.mode.observe(lambda event: self.cloud_fig.update_layout(dragmode=event["new"]), "value")
     buttons = {
         c.nearest: lambda: self.select_nearest(c.nearest_n.value),

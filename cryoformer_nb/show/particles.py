@@ -68,22 +68,34 @@ class ParticleView(Panel):
         count: int,  # rows
         resolution: float | None,  # A, of the low-pass filter
         size: int,  # pixels of one image on the screen
+        rings: bool = True,  # with a picture of the CTF
     ):
         self.particles = particles
         self.run = run
-        self.start = start
         self.count = min(count, len(particles))
+        self.rows = np.arange(start, min(start + self.count, len(particles)))  # that are shown
+        self.rings = rings
         self.resolution = resolution or max(20.0, 5 * particles.pixel_size)
         self.size = size
 
     def __repr__(self) -> str:
-        last = self.start + self.count - 1
-        return f"ParticleView(particles {self.start} to {last} of {len(self.particles)})"
+        rows = ", ".join(str(row) for row in self.rows)
+        return f"ParticleView(particles {rows} of {len(self.particles)})"
+
+    @property
+    def start(self) -> int:
+        "The first particle that is shown."
+        return int(self.rows[0])
+
+    def show(self, rows) -> None:
+        "Show some particles, by their numbers from 0; as many as there are rows."
+        self.rows = np.asarray(rows)[: self.count]
+        self.changed()
 
     def move_to(self, start: int) -> None:
         "Show the particles from `start` on; at the end as many as fill the rows."
-        self.start = min(max(start, 0), max(len(self.particles) - self.count, 0))
-        self.changed()
+        start = min(max(start, 0), max(len(self.particles) - self.count, 0))
+        self.show(np.arange(start, start + self.count))
 
     def move(self, by: int) -> None:
         "Show particles further on, or before."
@@ -96,51 +108,58 @@ class ParticleView(Panel):
 
 # %% ../../nbs/show/12_particles.ipynb #4f1e5bb9
 @patch
-def pictures(self: ParticleView) -> tuple[list, list]:
-    "The images, four or three a row, and their titles."
-    p = self.particles
-    rows = torch.arange(self.start, min(self.start + self.count, len(p)))
+def pictures(self: ParticleView) -> tuple[list, list, list]:
+    "The images of a row after the other, their titles, and grey limits or None for their own."
+    p, rows = self.particles, torch.as_tensor(self.rows)
     raw = p.images(rows)
     smooth = low_passed(raw, p.pixel_size, self.resolution)
     columns = [
-        (raw, [f"particle {int(k)}" for k in rows]),
-        (smooth, [f"to {self.resolution:.0f} Å"] * len(rows)),
+        (raw, [f"particle {int(k)}" for k in rows], None),
+        (smooth, [f"to {self.resolution:.0f} Å"] * len(rows), None),
     ]
     if self.run is not None:
         model = reproject(self.run, p, rows)
-        found = correlation(smooth, low_passed(model, p.pixel_size, self.resolution))
-        columns.append((model, [f"reprojection, cc {c:.2f}" for c in found]))
-    defocus = p.ctf_params[rows, :2].mean(-1) / 1e4
-    rings = ctf_picture(p.ctf_params[rows], p.box, p.pixel_size)
-    columns.append((rings, [f"CTF, {float(d):.2f} µm" for d in defocus]))
-    images = [column[k] for k in range(len(rows)) for column, _ in columns]
-    titles = [column[k] for k in range(len(rows)) for _, column in columns]
-    return images, titles
+        expected = low_passed(model, p.pixel_size, self.resolution)
+        found = correlation(smooth, expected)
+        width = np.percentile(smooth.numpy(), (0.5, 99.5), axis=(1, 2))
+        columns.append((model, [f"reprojection, cc {c:.2f}" for c in found], None))
+        limits = (width - width.mean(0)).T
+        columns.append((smooth - expected, ["difference"] * len(rows), limits))
+    if self.rings:
+        defocus = p.ctf_params[rows, :2].mean(-1) / 1e4
+        rings = ctf_picture(p.ctf_params[rows], p.box, p.pixel_size)
+        columns.append((rings, [f"CTF, {float(d):.2f} µm" for d in defocus], None))
+    each = [column for _ in rows for column in columns]
+    at = [k for k in range(len(rows)) for _ in columns]
+    images = [column[0][k] for k, column in zip(at, each)]
+    limits = [None if column[2] is None else tuple(column[2][k]) for k, column in zip(at, each)]
+    return images, [column[1][k] for k, column in zip(at, each)], limits
 
 # %% ../../nbs/show/12_particles.ipynb #be7e157f
 def _picture(
     image: torch.Tensor,  # (D, D)
     pixels: int,  # at most so many
+    limits: tuple | None = None,  # of the grey values
 ) -> go.Heatmap:
     "An image in grey, averaged to a smaller one if it is large."
     step = -(-image.shape[-1] // pixels)
     if step > 1:
         image = torch.nn.functional.avg_pool2d(image[None, None], step)[0, 0]
     look = dict(colorscale="Greys_r", showscale=False, zmin=0, zmax=255, hoverinfo="skip")
-    return go.Heatmap(z=grey(image.numpy()), **look)
+    return go.Heatmap(z=grey(image.numpy(), limits), **look)
 
 
 @patch
 def static(self: ParticleView, pixels: int = 64) -> go.Figure:
     "The rows as a figure; images of at most so many pixels."
-    images, titles = self.pictures()
-    columns = 4 if self.run is not None else 3
-    count = len(images) // columns
+    images, titles, limits = self.pictures()
+    count = len(self.rows)
+    columns = len(images) // count
     gaps = dict(horizontal_spacing=0.015, vertical_spacing=0.09 / max(count, 1))
     fig = make_subplots(count, columns, subplot_titles=titles, **gaps)
     for k, image in enumerate(images):
         place = dict(row=k // columns + 1, col=k % columns + 1)
-        fig.add_trace(_picture(image, pixels), **place)
+        fig.add_trace(_picture(image, pixels, limits[k]), **place)
         fig.update_yaxes(scaleanchor=f"x{k + 1 if k else ''}", **place)
     fig.update_xaxes(visible=False, constrain="domain")
     fig.update_yaxes(visible=False, autorange="reversed", constrain="domain")
@@ -161,10 +180,10 @@ def build(self: ParticleView):
     text = dict(style=dict(description_width="initial"))
     self.fig = live_figure(self.static(160), wide=False)
     last = max(len(self.particles) - self.count, 0)
-    number = dict(description="particle", min=0, max=last, value=self.start)
+    number = dict(description="particle", min=0, max=last, value=min(self.start, last))
     tip = "first particle that is shown"
     self.first = control(w.BoundedIntText, "cf-particle", tip, "170px", **number, **text)
-    self.first.observe(lambda event: self.move_to(event["new"]), "value")
+    self.first.observe(lambda event: self._moved(event["new"]), "value")
     before, after = dict(description="◀ before"), dict(description="after ▶")
     self.back = control(w.Button, "cf-prev", "particles before", "auto", **before)
     self.on = control(w.Button, "cf-next", "particles after", "auto", **after)
@@ -190,9 +209,16 @@ def build(self: ParticleView):
 
 
 @patch
+def _moved(self: ParticleView, start: int) -> None:
+    "The box of the number was changed, by the user unless it says what is shown."
+    if start != min(self.start, self.first.max):
+        self.move_to(start)
+
+
+@patch
 def update(self: ParticleView) -> None:
     "Other images and titles in the same figure, and the controls at their values."
-    self.first.value = self.start
+    self.first.value = min(self.start, self.first.max)
     self.filter.value = self.resolution
     fresh = self.static(160)
     with self.fig.batch_update():
@@ -208,10 +234,12 @@ def show_particles(
     start: int = 0,  # first particle that is shown
     count: int = 3,  # rows
     resolution: float | None = None,  # A, of the filter; default 20 A and at least 5 pixels
-    size: int = 165,  # pixels of one image on the screen
+    size: int = 150,  # pixels of one image on the screen
+    rings: bool = True,  # with a picture of the CTF
 ) -> ParticleView:
-    """Look at images: raw, filtered, reprojected, and their CTF. `InputError` if the particles are
-    not those of the run."""
+    """Look at images: raw, filtered, reprojected, what the run leaves, and their CTF.
+
+    `InputError` if the particles are not those of the run."""
     if isinstance(run, (str, Path)):
         run = Run(run)
     if particles is None and run is None:
@@ -230,4 +258,4 @@ def show_particles(
             f"show_particles: expected a first particle from 0 to {len(particles) - 1}, "
             f"found {start}"
         )
-    return ParticleView(particles, run, start, count, resolution, size)
+    return ParticleView(particles, run, start, count, resolution, size, rings)

@@ -53,6 +53,8 @@ def explorer_calls(folder):
         show_frame=lambda p: p.show_frame(2),
         set_path=lambda p: p.set_path("PC 1"),
         pick=lambda p: p.pick(),
+        set_picked=lambda p: p.set_picked([p.cloud.latents[1], p.cloud.latents[2]]),
+        set_tint=lambda p: p.set_tint("difference to the average"),
         forget=lambda p: p.forget(),
         select=lambda p: p.select([5, 3, 3]),
         select_polygon=lambda p: p.select_polygon([(-9, -9), (9, -9), (9, 9), (-9, 9)]),

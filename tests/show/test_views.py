@@ -81,7 +81,7 @@ def views(run) -> dict:
     training = dict(text=(), refresh=(), draw=(), look=look)
     fsc = dict(resolutions=(), words=("soft",), table=())
     fsc |= dict(set_threshold=(0.5,), set_visible=("soft", False))
-    particles = dict(pictures=(), move_to=(7,), move=(3,), set_resolution=(30.0,))
+    particles = dict(pictures=(), move_to=(7,), move=(3,), set_resolution=(30.0,), show=([5, 2],))
     return {
         "training": (show_training(run), training),
         "a training to come": (show_training(), training),
@@ -100,7 +100,7 @@ def test_every_public_method_works_before_and_after_display(name, run, tmp_path)
     calls = calls | dict(static=(), stored=(), keep=(), changed=())
     calls |= dict(save_html=(tmp_path / "view.html",))
     public = {method for method in dir(type(view)) if not method.startswith("_")}
-    known = {"widget", "built", "build", "update", "kept"}
+    known = {"widget", "built", "build", "update", "kept", "start"}
     assert public - known == set(calls), "a method without a call"
     for method, arguments in calls.items():
         getattr(view, method)(*arguments)
