@@ -11,7 +11,7 @@ from scipy.sparse.csgraph import connected_components, minimum_spanning_tree, sh
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
-from ..core.conventions import InputError
+from ..core.conventions import InputError, within_reach
 from ..core.reading import read_array
 
 # %% ../../nbs/analysis/00_latent.ipynb #e72778ca
@@ -24,7 +24,7 @@ def pca(
     each component's share of the variance (m,). `InputError` for anything but finite rows.
     """
     latents = np.asarray(latents, dtype=np.float64)
-    if latents.ndim != 2 or not len(latents) or not np.isfinite(latents).all():
+    if latents.ndim != 2 or not len(latents) or not within_reach(latents):
         raise InputError(
             "latents: expected one row of finite numbers a particle, found an array of shape "
             f"{latents.shape}; check the training"
@@ -195,7 +195,7 @@ def _of_file(z: np.ndarray, given) -> tuple[np.ndarray, list]:
     "The latents in a .npy file, checked against those of the run, and their labels."
     found = np.atleast_2d(read_array(given, "a .npy file of latents"))
     fits = found.ndim == 2 and found.shape[1] == z.shape[1] and len(found)
-    if not fits or found.dtype.kind not in "iuf" or not np.isfinite(found).all():
+    if not fits or found.dtype.kind not in "iuf" or not within_reach(found):
         raise InputError(
             f"{given}: expected finite latents of {z.shape[1]} numbers a row, found {found.dtype} "
             f"of shape {found.shape}; are they of another run?"

@@ -24,7 +24,7 @@ from cryoformer_nb.analysis.flexibility import (
     query_deviation,
     roc_auc,
 )
-from ..core.conventions import InputError
+from ..core.conventions import InputError, within_reach
 from ..core.fsc import fsc_curves
 from ..core.reading import read_array
 from ..core.rotations import geodesic_angle
@@ -56,7 +56,7 @@ def _neighbours(
             f"latent R2: expected one true state for each of {len(latents)} latents, "
             f"found {len(truth)}; is it the truth of this set?"
         )
-    if len(latents) < 3 or not np.isfinite(latents).all():
+    if len(latents) < 3 or not within_reach(latents):
         raise InputError(
             "latent R2: expected at least 3 particles with finite latents; check the training"
         )

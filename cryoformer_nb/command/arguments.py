@@ -144,8 +144,9 @@ _TRAIN = [
                    preset: paper (the values of the CryoFormer paper); --set changes it
 --seed K           seed of everything random (default 0)
 --poses            given: as in the file (default); refine: nearly right ones, improved where data
-                   prove it, before and in training; search: looked for far away too; table,
-                   residual, encoder (the paper): learnt by gradients
+                   prove it, before and in training; auto: as refine if they do, as given if
+                   not; search: looked for far away too; table, residual, encoder (the paper):
+                   learnt by gradients
 --drop-junk        leave out images that show no one particle, as `cryoformer junk` does
 --half-sets        also train on two independent halves, for half1.mrc, half2.mrc and their FSC;
                    the time is shared: half, a quarter, a quarter
@@ -157,7 +158,7 @@ _TRAIN = [
         epochs=dict(type=positive),
         set=dict(nargs="+", action="extend", default=[]),
         seed=dict(type=int),
-        poses=dict(choices=("given", "refine", "search", "table", "residual", "encoder")),
+        poses=dict(choices=("auto", "given", "refine", "search", "table", "residual", "encoder")),
     ),
 ]
 

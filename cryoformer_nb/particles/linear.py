@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FIXED', 'Samples', 'small_box', 'low_frequencies', 'low_samples', 'reading_matrix', 'columns', 'with_slopes',
            'directions', 'Posterior', 'products', 'posterior', 'Part', 'read_parts', 'LowImages', 'solve_maps',
-           'LinearModel', 'in_principal_order', 'shell_power', 'fit_linear', 'held_out_gain', 'supported',
-           'linear_model', 'transforms', 'amounts']
+           'shell_power', 'moving_places', 'LinearModel', 'in_principal_order', 'fit_linear', 'held_out_gain',
+           'supported', 'linear_model', 'transforms', 'amounts']
 
 # %% ../../nbs/particles/12_linear.ipynb #3c839dbe
 from functools import lru_cache
@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from scipy import sparse
+from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from ..core.fourier import fftc3, fourier_crop3, frequencies, ifftc3, shell_index
@@ -224,6 +225,32 @@ def solve_maps(
     left.index_add_(0, shell, 2 / over * inverse.diagonal(dim1=1, dim2=2))
     return maps, left / torch.bincount(shell, minlength=d // 2 + 1)[:, None].clamp(min=1)
 
+# %% ../../nbs/particles/12_linear.ipynb #2451e3ec
+def shell_power(maps: Tensor) -> Tensor:
+    "Mean power (d/2 + 1, m) of the transforms of maps (m, d, d, d) in each shell."
+    d = maps.shape[-1]
+    shell = shell_index(d, 3).flatten().clamp(max=d // 2)
+    power = fftc3(maps).abs().square().flatten(1).T
+    total = torch.zeros(d // 2 + 1, len(maps)).index_add_(0, shell, power)
+    return total / torch.bincount(shell)[:, None]
+
+
+def moving_places(
+    maps: Tensor,  # (m, d, d, d) from `solve_maps`
+    left: Tensor,  # (d/2 + 1, m) their uncertainty
+    power: Tensor,  # (d/2 + 1, m) the prior variance that they were found with
+    support: Tensor,  # (d, d, d) from 0 to 1
+    width: float = 1.5,  # px
+) -> Tensor:  # (d, d, d) from 0 to 1
+    "How much of the maps is motion, and no noise, against the place that moves most."
+    d = maps.shape[-1]
+    count = torch.bincount(shell_index(d, 3).flatten().clamp(max=d // 2)).float()
+    noise = float(count @ (left * (1 - left / power).clamp(0, 1)).sum(1)) / d**3 / support.sum()
+    inside = gaussian_filter(support.numpy(), width).clip(0.3)  # at the rim the mean holds zeros
+    local = torch.from_numpy(gaussian_filter(maps.square().sum(0).numpy(), width) / inside)
+    part = (1 - noise / local.clamp(min=1e-20)).clamp(min=0)
+    return part / part.max() if part.max() > 0 else torch.ones_like(part)
+
 # %% ../../nbs/particles/12_linear.ipynb #c99b6ebf
 class LinearModel(NamedTuple):
     "An average and maps that are added to it, below a shell."
@@ -253,15 +280,6 @@ def in_principal_order(maps: Tensor, post: Posterior) -> tuple[Tensor, Tensor, T
     maps = torch.einsum("kq,kzyx->qzyx", mix, maps)
     return maps, post.mean @ change.T, change @ second @ change.T, mix
 
-
-def shell_power(maps: Tensor) -> Tensor:
-    "Mean power (d/2 + 1, m) of the transforms of maps (m, d, d, d) in each shell."
-    d = maps.shape[-1]
-    shell = shell_index(d, 3).flatten().clamp(max=d // 2)
-    power = fftc3(maps).abs().square().flatten(1).T
-    total = torch.zeros(d // 2 + 1, len(maps)).index_add_(0, shell, power)
-    return total / torch.bincount(shell)[:, None]
-
 # %% ../../nbs/particles/12_linear.ipynb #6ece72e7
 def _start(images: LowImages, m: int, seed: int) -> tuple[Tensor, Tensor]:
     "Random amounts of m maps, nothing of the rest: mean and second moments."
@@ -284,6 +302,8 @@ def fit_linear(
     power = None
     for k in range(rounds):
         maps, left = solve_maps(images, mean, second, power)
+        if power is not None:
+            maps = maps * moving_places(maps, left, power, images.support)
         gram, match = images.products(maps)
         if k < scaled:
             scale = gram.diagonal(dim1=1, dim2=2)[:, :m].mean(0).clamp(min=1e-12).rsqrt()
@@ -334,8 +354,7 @@ def linear_model(
     parts = particles.half_samples(limit, rows)
     halves = [LowImages(particles, average, part, shell) for part in parts]
     models = [fit_linear(half, most, seed=seed)[0] for half in halves]
-    gain = torch.cat([held_out_gain(halves[1 - k], models[k]) for k in range(2)])
-    count = supported(gain)
+    count = min(supported(held_out_gain(halves[1 - k], models[k])) for k in range(2))
     if not count:
         return models[0].first(0)
     whole = LowImages(particles, average, np.sort(np.concatenate(parts)), shell)

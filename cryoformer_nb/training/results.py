@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..core.conventions import InputError
+from ..core.conventions import InputError, within_reach
 from ..core.files import atomic_path, write_map
 from ..imaging.projector import section_images
 from ..particles.consensus import with_halves
@@ -105,7 +105,7 @@ def write_results(
     "Write latents.npy, contrast.npy, mean.mrc, poses.star, history.csv and checkpoint.pt."
     some = torch.as_tensor(z[evenly(len(z), 64)], device=trainer.device)
     mean = trainer.model.mean_volume(some).cpu()
-    if not (np.isfinite(z).all() and mean.isfinite().all()):
+    if not (within_reach(z) and mean.isfinite().all()):
         raise InputError(
             f"{out}: expected finite latents and maps, found NaN or infinity: the training "
             "diverged; lower the learning rates or check images, poses and CTF"

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from fastcore.basics import patch
 
-from ..core.conventions import InputError
+from ..core.conventions import InputError, within_reach
 from ..core.files import read_map, read_pair
 from ..core.fourier import shell_filter
 from ..core.reading import read_array, reading
@@ -162,7 +162,7 @@ def stored_model(state: dict, device="cpu") -> CryoFormer:
 def read_latents(path, shape: tuple) -> np.ndarray:
     "The latents of a finished run, one row a particle. `InputError` for another shape, or NaN."
     z = read_array(path, "the latents of a finished run", "continue it with --resume")
-    if z.dtype.kind != "f" or z.shape != shape or not np.isfinite(z).all():
+    if z.dtype.kind != "f" or z.shape != shape or not within_reach(z):
         raise InputError(
             f"{path}: expected one row of finite numbers a particle, {shape}, found {z.dtype} of "
             f"shape {z.shape}; continue the run with --resume"
@@ -282,7 +282,7 @@ def volumes(self: Run, zs) -> np.ndarray:
     """
     z = np.atleast_2d(np.asarray(zs))
     fits = z.dtype.kind in "iuf" and z.ndim == 2 and z.shape[1] == self.config.latent_dim
-    if not fits or not len(z) or not np.isfinite(z).all():
+    if not fits or not len(z) or not within_reach(z):
         raise InputError(
             f"volumes: expected rows of {self.config.latent_dim} finite numbers, one a map, "
             f"found {z.dtype} of shape {np.shape(zs)}; take them from run.latents"

@@ -195,14 +195,18 @@ class Start(NamedTuple):
     contrast: Tensor | None  # (N,)
     snapshots: list  # of the poses on the way
     verdict: dict | None  # whether anything moves, of 200 particles and more
+    poses: str  # how they are learnt; `auto` is settled
 
 
 def prepared(particles: Particles, config: Config, progress: bool, deadline: float) -> Start:
     "Refined poses, contrasts, average and verdict of a set; arguments as for `new_trainer`."
     particles.statistics()  # refuses images that are constant or not finite
-    snapshots, better, found = [], particles, None
-    if config.poses in REFINED:
+    snapshots, better, found, poses = [], particles, None, config.poses
+    if poses in ("auto", *REFINED):
         better, snapshots = refined(particles, config, progress, deadline)
+    if poses == "auto":  # passes in training are made of splats
+        proved = better is not particles and config.projector == "splat"
+        poses = "refine" if proved else "given"
     average = consensus(better, limit=config.consensus_limit)
     if config.contrast:
         better = with_contrast(better, average)[0]
@@ -213,7 +217,7 @@ def prepared(particles: Particles, config: Config, progress: bool, deadline: flo
         if progress:
             print(said, flush=True)
     known = better.rotations, better.shifts_px, better.contrast
-    return Start(average, *known, snapshots, found)
+    return Start(average, *known, snapshots, found, poses)
 
 # %% ../../nbs/training/06_train.ipynb #a1df67ec
 def new_trainer(
@@ -232,7 +236,10 @@ def new_trainer(
     before = group.once(lambda: listing(check_folder(out, overwrite)))
     choose_device(config.device)
     start = group.once(lambda: prepared(particles, config, progress, deadline))
-    particles = replace(particles, contrast=start.contrast)
+    particles, config = (
+        replace(particles, contrast=start.contrast),
+        replace(config, poses=start.poses),
+    )
     poses = start.rotations, start.shifts_px
     trainer = Trainer(particles, config, start.average, start.snapshots, poses)
     trainer.verdict = start.verdict

@@ -74,10 +74,13 @@ def test_truncated_checkpoint(work, refused):
     refused("train", "set/relion31.star", "--out", "run", "--resume", says="checkpoint.pt")
 
 
-@pytest.mark.parametrize("change", [lambda z: z[:-1], lambda z: z * np.nan, lambda z: z + 0j])
-def test_latents_short_nan_or_complex(work, refused, change):
+@pytest.mark.parametrize(
+    "change",
+    [lambda z: z[:-1], lambda z: z * np.nan, lambda z: z + 0j, lambda z: z.astype(float) + 1e200],
+)
+def test_latents_short_nan_complex_or_huge(work, refused, change):
     np.save("run/latents.npy", change(np.load("run/latents.npy")))
-    refused("volumes", "run", "--out", "out", says="latents.npy")
+    refused("volumes", "run", "--out", "out", "--kmeans", "2", says="latents.npy")
     refused("report", "run", "--out", "out.html", says="latents.npy")
 
 

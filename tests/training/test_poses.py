@@ -1,5 +1,6 @@
 """Poses that are learnt: each way trains, refinement approaches the truth and can be resumed."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +17,7 @@ from cryoformer_nb.particles.particles import load_particles
 from cryoformer_nb.show.poses import show_poses
 from cryoformer_nb.training.losses import pose_loss
 from cryoformer_nb.training.run import Run
-from cryoformer_nb.training.train import train
+from cryoformer_nb.training.train import prepared, train
 from cryoformer_nb.training.updates import poses_of
 
 SMALL = Config(
@@ -121,6 +122,21 @@ def near(tmp_path_factory):
         shift_noise_px=1,
         seed=2,
     )
+
+
+@pytest.mark.slow
+def test_auto_moves_poses_only_where_the_data_prove_errors(near, truth):
+    "The set's truth is that of `star`: the same seed made both."
+    config, particles = replace(SMALL, poses="auto"), load_particles(near)
+    start = prepared(particles, config, progress=False, deadline=math.inf)
+    assert start.poses == "refine"
+    after = errors((start.rotations, start.shifts_px), truth).rotation_median
+    assert after < 0.8 * errors((particles.rotations, particles.shifts_px), truth).rotation_median
+    R, t = (torch.as_tensor(x, dtype=torch.float32) for x in truth)
+    right = replace(particles, rotations=R, shifts_px=t)
+    start = prepared(right, config, progress=False, deadline=math.inf)
+    assert start.poses == "given"
+    assert torch.equal(start.rotations, R)
 
 
 #: What must be left of the errors of rotation and shift. A table learns poses; a network improves
