@@ -278,6 +278,8 @@ run RUN              run folder
                      motion, a curve through the particles)
 --kmeans K           | the maps of K cluster centres
 -n N                 number of maps along the component or motion (default %(default)s)
+--errors             of a run with half sets also the standard error of each voxel, err_000.mrc ...;
+                     reads the images again
 --overwrite          replace an existing folder of maps
 -q --quiet           no progress bar
 """,

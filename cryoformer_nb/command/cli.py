@@ -440,6 +440,7 @@ def _volumes(a) -> None:
     """Write maps of a run: of chosen particles or latents, along a principal component, at cluster
     centres, or (default) along the main motion, a curve through the particles."""
     from cryoformer_nb.analysis.latent import select_latents
+    from cryoformer_nb.analysis.uncertainty import uncertainty
     from cryoformer_nb.core.outputs import check_apart, check_folder
     from cryoformer_nb.training.inference import write_volumes
     from cryoformer_nb.training.run import Run
@@ -448,7 +449,8 @@ def _volumes(a) -> None:
     run = Run.load(a.run)
     check_apart(a.out, Path(a.run) / "config.yaml", a.latents)
     z, labels = select_latents(run.latents, a.particles, a.latents, a.pc, a.kmeans, a.n)
-    write_volumes(run, z, a.out, labels, a.overwrite, progress=not a.quiet)
+    errors = uncertainty(run).errors if a.errors else None
+    write_volumes(run, z, a.out, labels, a.overwrite, progress=not a.quiet, errors=errors)
     print(f"{_size(run, len(z))}: {a.out}")
 
 # %% ../../nbs/command/01_cli.ipynb #3e5dec37
@@ -509,6 +511,11 @@ def _describe_score(s: dict) -> str:
             f"poses      {s['rotation_median']:.3f} rad and {s['shift_median']:.2f} px median "
             f"error, mean squares {s['rotation_mean_square']:.3f} and {s['shift_mean_square']:.2f}"
         )
+    if "coverage_map" in s:
+        lines.append(
+            f"errors     {s['coverage_map']:.3f}   of the voxels with density have the truth in "
+            f"their 90 % interval; {s['coverage_particle']:.3f} the particle's own"
+        )
     if "contrast_correlation" in s:
         lines.append(f"contrast   {s['contrast_correlation']:.3f}   correlation with the true one")
     if "junk_auc" in s:
@@ -522,10 +529,15 @@ def _score(a) -> None:
     """Compare a run with the truth of a simulated set: how well latents predict the state, and
     particles' maps agree with their true maps."""
     from cryoformer_nb.analysis.metrics import score
+    from cryoformer_nb.analysis.uncertainty import coverage, has_half_runs, uncertainty
     from cryoformer_nb.core.files import plain
     from cryoformer_nb.training.run import Run
 
-    result = score(Run.load(a.run), a.truth, a.n)
+    run = Run.load(a.run)
+    result = score(run, a.truth, a.n)
+    if has_half_runs(run):
+        held = coverage(uncertainty(run), a.truth)
+        result |= {f"coverage_{name}": value for name, value in held.items()}
     print(json.dumps(plain(result)) if a.json else _describe_score(result))
 
 # %% ../../nbs/command/01_cli.ipynb #4ac5f802

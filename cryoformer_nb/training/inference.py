@@ -97,6 +97,7 @@ def write_volumes(
     labels: list | None = None,  # (k,) what each map is
     overwrite: bool = False,
     progress: bool = True,  # show a bar
+    errors=None,  # latents (k, d) -> (k, D, D, D), their standard errors, for err_000.mrc ...
 ) -> Path:
     """Write the maps of latents, latents.npy, volumes.csv, and movie.cxc, which plays them in
     ChimeraX. `InputError` if `out` is taken."""
@@ -109,6 +110,8 @@ def write_volumes(
         bar = tqdm(latents, desc="maps", unit="map", disable=not progress)
         for k, z in enumerate(bar):
             write_map(folder / f"vol_{k:03d}.mrc", run.volume(z), run.pixel_size)
+            if errors is not None:
+                write_map(folder / f"err_{k:03d}.mrc", errors(z[None])[0], run.pixel_size)
             lines.append(f"vol_{k:03d}.mrc,{labels[k]},{nearest[k]}")
         np.save(folder / "latents.npy", latents)
         (folder / "movie.cxc").write_text(
