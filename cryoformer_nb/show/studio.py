@@ -81,7 +81,7 @@ def studio(
     not fit. Without its particles, the images are left out, and why is said."""
     run = Run.load(run) if isinstance(run, (str, Path)) else run
     try:
-        images = show_particles(particles, run, count=2, size=128, rings=False)
+        images = show_particles(particles, run, count=3, size=125, rings=False)
     except InputError as error:
         images = error
     try:
@@ -176,7 +176,9 @@ def keep_group(
     name: str = "",  # default group 1, group 2, ...
     colour: str = "",  # #rrggbb; default one that is not taken
 ) -> None:
-    "Keep the selection. `InputError` if nothing is selected, or for a colour of another form."
+    """Keep the selection, and select nothing.
+
+    `InputError` if nothing is selected, or for a colour of another form."""
     if not len(self.selected):
         raise InputError("group: expected a selection, found none; draw around some particles")
     taken = [group.colour for group in self.groups]
@@ -185,7 +187,10 @@ def keep_group(
     if not re.fullmatch("#[0-9a-fA-F]{6}", colour):
         raise InputError(f"group: expected a colour such as {free[0]}, found {colour!r}")
     name = name.strip() or f"group {len(self.groups) + 1}"
-    self.set_groups([*self.groups, Group(name, colour, self.selected)])
+    kept = Group(name, colour, self.selected)
+    self.selected = np.zeros(0, dtype=np.int64)  # its points have the group's colour now
+    self._mark_selection()
+    self.set_groups([*self.groups, kept])
 
 
 @patch
@@ -267,7 +272,7 @@ def _button(self: Studio, css: str, text: str, tip: str, action):
 @patch
 def _group_line(self: Studio, k: int, group: Group):
     "A line of the list of groups."
-    swatch = named("ColorPicker", "cf-group-colour", "its colour", "44px", value=group.colour)
+    swatch = named("ColorPicker", "cf-group-colour", "its colour", "34px", value=group.colour)
     swatch.concise = True
     text = named("Text", "cf-group-name", "its name", "150px", value=group.name)
     text.continuous_update = False
@@ -355,7 +360,7 @@ def build(self: Studio):
     (plane, solid), room = self._sides(), w.Layout(flex="1 1 420px", min_width="320px")
     c = self.controls
     plane.children = [*plane.children, row(c.x, c.y), row(c.colour, c.mode)]
-    solid.children = [*solid.children, row(c.particle, c.save_map), row(c.threshold, c.tint)]
+    solid.children = [*solid.children, row(c.particle, c.tint), row(c.threshold, c.save_map)]
     tabs = {"Selections": self._selection_tab(), "Path": self._path_tab()}
     tabs["Session"] = self._session_tab()
     if self.curves is not None:
@@ -384,7 +389,8 @@ def _image_pane(self: Studio) -> list:
         return [named("HTML", "cf-no-images", "", value=why)]
     _ = self.images.widget
     self.images.filter.observe(lambda _: self.changed(), "value")
-    return [self.images.fig.widget, row(self.images.filter)]
+    said = "Images of the particles nearest to the place that is shown"
+    return [named("HTML", "cf-caption", "", value=said), self.images.fig.widget, self.images.filter]
 
 
 @patch

@@ -332,6 +332,33 @@ def test_explorer_comes_up_first_on_a_slow_machine(opened, trained, time):
     assert not notebook.watched.foreign
 
 
+def test_the_studio_is_one_instrument(opened, trained):
+    "What is kept has its colour in the plane, images and map follow the place, undo goes back."
+    notebook = opened(
+        "studio.ipynb", trained, "from cryoformer_nb import studio", "view = studio(run)\nview"
+    )
+    page = notebook.page
+    drawn(page, ".cf-plane", ".cf-map3d", ".cf-images")
+    number = page.locator(".cf-map3d .cf-particle input")
+    number.fill("7")
+    number.press("Enter")
+    first = "document.querySelector('.cf-images .annotation-text').textContent"
+    until(page, f"() => {first} === 'particle 7' && /particle 7$/.test({SOLID}.layout.title.text)")
+    page.locator(".cf-nearest").click()
+    page.locator(".cf-name input").fill("around seven")
+    page.locator(".cf-keep").click()
+    until(page, f"() => {PLANE}.data[5].x.length === 200")
+    assert page.locator(".cf-group-name input").input_value() == "around seven"
+    page.locator(".cf-undo").click()
+    until(page, f"() => {PLANE}.data[5].x.length === 0")
+    page.locator(".cf-undo").click()
+    page.locator(".cf-undo").click()
+    until(page, f"() => {first} !== 'particle 7'")
+    assert notebook.run("print(len(view.history.future), len(view.groups))").split() == ["3", "0"]
+    assert not notebook.watched.foreign
+    assert not notebook.errors()
+
+
 def test_explorer_click_lasso_and_save(opened, trained, tmp_path):
     "A click decodes a particle's map, a lasso selects what lies inside, save writes just those."
     cell = "view = explore(run, truth=star.parent / 'truth')\nview"
