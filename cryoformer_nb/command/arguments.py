@@ -148,6 +148,8 @@ _TRAIN = [
                    prove it, before and in training; auto: as refine if they do, as given if
                    not; search: looked for far away too; table, residual, encoder (the paper):
                    learnt by gradients
+--focus MASK.mrc   soft mask in the frame of the average: the latent follows what moves in it, all
+                   else stays still in the maps (default: none)
 --drop-junk        leave out images that show no one particle, as `cryoformer junk` does
 --half-sets        also train on two independent halves, for half1.mrc, half2.mrc and their FSC;
                    the time is shared: half, a quarter, a quarter

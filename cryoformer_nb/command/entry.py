@@ -38,7 +38,7 @@ def show_warning(message, category, filename, lineno, file=None, line=None) -> N
 
 # %% ../../nbs/command/01_entry.ipynb #cba34d33
 #: Options of `train` that belong to a new run.
-_OF_NEW_RUNS = ("set", "config", "seed", "poses", "half_sets", "overwrite", "resume")
+_OF_NEW_RUNS = ("set", "config", "seed", "poses", "focus", "half_sets", "overwrite", "resume")
 
 
 def continuing(a) -> str:

@@ -22,12 +22,13 @@ def _settings(a):
     "The settings of a new run."
     from cryoformer_nb.model.config import Config
 
-    named = dict(seed=a.seed, poses=a.poses)
+    focus = a.focus and str(Path(a.focus).resolve())
+    named = dict(seed=a.seed, poses=a.poses, focus=focus)
     given = [f"{name}={value}" for name, value in named.items() if value is not None]
     if a.resume and (a.set or a.config or given):
         raise InputError(
-            "--resume: expected the settings of the run, found --set, --config, --seed or --poses "
-            "too; leave them out, or start a new run"
+            "--resume: expected the settings of the run, found --set, --config, --seed, --poses or "
+            "--focus too; leave them out, or start a new run"
         )
     return (Config() if a.config is None else Config.load(a.config)).updated(a.set + given)
 
@@ -70,7 +71,7 @@ def _train(a) -> None:
     from cryoformer_nb.training.train import check_half_sets, train
 
     config = _settings(a)
-    check_apart(a.out, a.particles, a.config, a.pose_pkl, a.ctf_pkl, a.passthrough, a.ind)
+    check_apart(a.out, a.particles, a.config, a.focus, a.pose_pkl, a.ctf_pkl, a.passthrough, a.ind)
     check_half_sets(a.half_sets, a.resume)  # before anything is read
     if not a.resume:
         check_folder(a.out, a.overwrite)

@@ -58,6 +58,7 @@ class Config(Network):
     "Settings of a run; `InputError` for values out of range. Lengths in px of the box trained on."
 
     seed: int = 0  # of the weights, the order of the particles and the latent's noise
+    focus: str = ""  # file of a soft mask; the latent follows what moves in it, all else is still
     latent_start: str = "linear"  # what a linear model sees of the motion; random: nothing
     latent_noise: float = 1.0  # standard deviation of the latent's channel
     latent_penalty: float = 1e-4  # price of the latent's power
@@ -192,6 +193,11 @@ def check_config(config: Config) -> None:
         raise InputError(
             "config: expected base=consensus with domain=fourier, whose transform is that of the "
             f"average map times what is learnt, found base={c.base}"
+        )
+    if not isinstance(c.focus, str) or c.focus and c.domain == "fourier":
+        raise InputError(
+            "config: expected focus to be the file of a mask, and domain=real with it, where "
+            f"motion has a place, found focus={c.focus!r:.80} and domain={c.domain}"
         )
     if c.poses in ("refine", "search") and c.projector != "splat":
         raise InputError(

@@ -106,6 +106,7 @@ class CryoFormer(nn.Module):
         start: Tensor,  # (D, D, D) first map, whitened units
         noise: Tensor,  # (D, D//2+1) its amplitude
         width_px: float,  # of a scatterer
+        focus: Tensor | None = None,  # (D, D, D) from 0 to 1, where it may move; default everywhere
     ):
         super().__init__()
         c, box = config, mask.shape[-1]
@@ -125,6 +126,9 @@ class CryoFormer(nn.Module):
         self.grid = HashGrid(*sizes, c.backend)
         self.field = mlp([self.grid.width, c.hidden, self.outputs * (1 + c.channels)])
         self.transformer, self.readout = make_decoder(c, self.outputs)
+        self.register_buffer("focus", None if focus is None else focus.to(start))
+        if focus is not None:
+            coords = coords[(focus > 0.5).flatten()[mask.flatten()].cpu()]
         self.encoder = make_encoder(c, box, coords)
         self.linear = None  # a first term of the latent, from `start_latent`
         self.to(mask.device)
@@ -204,6 +208,8 @@ def density(
     base, keys = self.features() if field is None else field
     q = self.transformer(z, self.regional(keys), self.support.empty)
     (moved,) = self.readout(self.support.regions, q, keys)
+    if self.focus is not None:
+        moved = moved * self.focus.flatten()[self.support.index]
     return self.density_of(base + moved)
 
 # %% ../../nbs/model/04_model.ipynb #44e2ed57
@@ -229,6 +235,8 @@ def density_at(
     p = points[inside]
     out = self.field(self.grid(unit_coordinates(p, self.box)))
     (moved,) = self.readout(partition(p[None], self.bounds, self.config), q, out[None, :, 1:])
+    if self.focus is not None:
+        moved = moved * sample_volume(self.focus, p)
     values = self.density_of(out[:, 0] + sample_volume(self.full_base(), p) + moved[0])
     return values.new_zeros(inside.shape).masked_scatter(inside, values)
 

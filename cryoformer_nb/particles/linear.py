@@ -156,12 +156,15 @@ def read_parts(matrix: sparse.csr_matrix, maps: Tensor, shape: tuple) -> Tensor:
 class LowImages:
     "The low frequencies of particles, with everything that does not change between rounds."
 
-    def __init__(self, particles: Particles, average: Consensus, rows, shell: int):
+    def __init__(self, particles: Particles, average: Consensus, rows, shell: int, focus=None):
+        "Of the particles `rows` below a shell; `focus` (D, D, D), 0 to 1, is where maps may be."
         box = particles.box
         self.small, self.shell, self.count = small_box(box, shell), shell, len(rows)
         self.support = fourier_crop3(average.support.float(), self.small).clamp(0, 1)
         scale = (box / self.small) ** 3  # a transform is a sum over voxels
         self.mean = fourier_crop3(average.volume, self.small) * scale * self.support
+        if focus is not None:
+            self.support = self.support * fourier_crop3(focus, self.small).clamp(0, 1)
         self.parts, slopes = [], with_slopes(self.mean)
         for part in torch.as_tensor(rows).split(1000):
             y, h = particles.whitened(part, average.noise)
@@ -349,15 +352,16 @@ def linear_model(
     shell: int = 10,
     limit: int = 10000,  # particles used at most, evenly spaced
     seed: int = 0,
+    focus: Tensor | None = None,  # (D, D, D) from 0 to 1, where maps may be; default: anywhere
 ) -> LinearModel:
     "The linear model of a set with as many maps as the half sets agree on, which may be none."
     parts = particles.half_samples(limit, rows)
-    halves = [LowImages(particles, average, part, shell) for part in parts]
+    halves = [LowImages(particles, average, part, shell, focus) for part in parts]
     models = [fit_linear(half, most, seed=seed)[0] for half in halves]
     count = min(supported(held_out_gain(halves[1 - k], models[k])) for k in range(2))
     if not count:
         return models[0].first(0)
-    whole = LowImages(particles, average, np.sort(np.concatenate(parts)), shell)
+    whole = LowImages(particles, average, np.sort(np.concatenate(parts)), shell, focus)
     return fit_linear(whole, most, seed=seed)[0].first(count)
 
 # %% ../../nbs/particles/12_linear.ipynb #ddc6a8fa
