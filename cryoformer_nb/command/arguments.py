@@ -364,6 +364,8 @@ _PAGE = options(
     """
 notebook NOTEBOOK.ipynb  notebook with its outputs
 --out FILE               page to write (default: beside the notebook, ending in .html)
+--slides                 for a talk: headings, figures and little text, a screen each, turned with
+                         the arrow keys
 --overwrite              replace FILE even if it is no earlier page
 """
 )

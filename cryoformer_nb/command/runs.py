@@ -238,7 +238,7 @@ def _page(a) -> None:
     nothing to load from elsewhere."""
     from cryoformer_nb.show.page import export_page
 
-    print(export_page(a.notebook, a.out, a.overwrite))
+    print(export_page(a.notebook, a.out, a.overwrite, a.slides))
 
 # %% ../../nbs/command/03_runs.ipynb #6cced034
 @command

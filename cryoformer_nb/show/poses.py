@@ -13,7 +13,7 @@ from plotly.subplots import make_subplots
 
 from ..analysis.pose_history import PoseHistory, pose_history
 from ..core.conventions import InputError
-from ..core.figures import PALETTE
+from ..core.figures import PALETTE, film
 from ..imaging.truth import read_poses
 from ..particles.particles import evenly
 from .panels import Panel, control, live_figure
@@ -151,42 +151,16 @@ def stage_changes(history: PoseHistory, stage: int, points: int = 300) -> list:
     return [*marks, direction_markers(history, stage, points)]
 
 # %% ../../nbs/show/13_poses.ipynb #4e169814
-def _stage_slider(names: list, active: int) -> dict:
-    "A slider whose steps go to the frames 0, 1, ..."
-    at_once = dict(
-        mode="immediate", frame=dict(duration=0, redraw=True), transition=dict(duration=0)
-    )
-    return dict(
-        active=active,
-        steps=[
-            dict(method="animate", label=name, args=[[str(k)], at_once])
-            for k, name in enumerate(names)
-        ],
-        currentvalue=dict(prefix="stage: ", font_size=14),
-        font=dict(size=1),
-        x=0,
-        len=1,
-        pad=dict(t=60),
-    )
-
-
 def animated_pose_figure(
     history: PoseHistory,
     points: int = 120,  # particles on the sphere
     stage: int = -1,  # that is shown first
 ) -> go.Figure:
-    "`pose_figure` with a slider over the stages that needs no kernel."
-    fig = pose_figure(history, points)
+    "`pose_figure` as a film of the stages that needs no kernel."
     stages = range(len(history.stages))
-    kinds = (go.Scatter, go.Scatter, go.Scatter3d)
-    frames = []
-    for k in stages:
-        data = [kind(**new) for kind, new in zip(kinds, stage_changes(history, k, points))]
-        frames.append(go.Frame(name=str(k), traces=STAGE_TRACES, data=data))
-    fig.frames = frames
-    for trace, change in zip(STAGE_TRACES, stage_changes(history, stages[stage], points)):
-        fig.data[trace].update(change)
-    return fig.update_layout(sliders=[_stage_slider(history.stages, stages[stage])], height=560)
+    frames = [stage_changes(history, k, points) for k in stages]
+    options = dict(still=stages[stage], prefix="stage: ", seconds=0.8, gap=60)
+    return film(pose_figure(history, points), frames, history.stages, STAGE_TRACES, **options)
 
 # %% ../../nbs/show/13_poses.ipynb #3be52fe9
 class PoseView(Panel):
