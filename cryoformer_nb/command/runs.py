@@ -9,6 +9,7 @@ __all__ = ['size_of_maps', 'describe_score']
 import io
 import json
 import sys
+import warnings
 from contextlib import redirect_stdout
 from os.path import isdir
 from pathlib import Path
@@ -203,8 +204,11 @@ def _score(a) -> None:
     run = Run.load(a.run)
     result = score(run, a.truth, a.n)
     if has_half_runs(run):
-        held = coverage(uncertainty(run), a.truth)
-        result |= {f"coverage_{name}": value for name, value in held.items()}
+        try:
+            held = coverage(uncertainty(run), a.truth)
+            result |= {f"coverage_{name}": value for name, value in held.items()}
+        except InputError as error:
+            warnings.warn(f"errors of the maps not compared: {error}", stacklevel=2)
     print(json.dumps(plain(result)) if a.json else describe_score(result))
 
 # %% ../../nbs/command/03_runs.ipynb #4ac5f802

@@ -38,7 +38,7 @@ from ..particles.posterior import Refined, agreement, refine
 from ..particles.verdict import verdict
 from .results import finish
 from .run import Run, read_checkpoint, stored_average
-from .steps import REFINED, Trainer, choose_device
+from .steps import REFINED, Trainer, choose_device, read_focus
 from .updates import support_due, update_poses, update_support, watch
 
 # %% ../../nbs/training/06_train.ipynb #6ba2ee55
@@ -235,13 +235,14 @@ def new_trainer(
     group = this_group()
     before = group.once(lambda: listing(check_folder(out, overwrite)))
     choose_device(config.device)
+    focus = read_focus(config, particles.box)
     start = group.once(lambda: prepared(particles, config, progress, deadline))
     particles, config = (
         replace(particles, contrast=start.contrast),
         replace(config, poses=start.poses),
     )
     poses = start.rotations, start.shifts_px
-    trainer = Trainer(particles, config, start.average, start.snapshots, poses)
+    trainer = Trainer(particles, config, start.average, start.snapshots, poses, focus)
     trainer.verdict = start.verdict
     trainer.start_latent()
     group.once(lambda: trainer.make_folder(out, overwrite, before))
@@ -259,7 +260,8 @@ def resumed_trainer(particles: Particles, out: Path) -> Trainer:
         )
     with reading(out / "checkpoint.pt", "an average map that fits the settings of the run"):
         average = stored_average(state)
-    trainer = Trainer(particles, Config(**state["config"]), average)
+    focus = state["model"].get("focus")
+    trainer = Trainer(particles, Config(**state["config"]), average, focus=focus)
     with reading(out / "checkpoint.pt", "a training that fits the settings of the run"):
         trainer.restore(state)
     return trainer

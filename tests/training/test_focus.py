@@ -13,7 +13,7 @@ from cryoformer_nb.model.config import Config
 from cryoformer_nb.particles.masks import soft_edge
 from cryoformer_nb.particles.particles import load_particles
 from cryoformer_nb.training.run import Run
-from cryoformer_nb.training.steps import read_focus
+from cryoformer_nb.training.steps import check_focus, read_focus
 from cryoformer_nb.training.train import train
 
 
@@ -27,15 +27,14 @@ def limb(truth, box: int, pixel_size: float):
 
 
 def test_a_mask_that_does_not_fit_is_refused(tmp_path):
-    support = torch.ones(16, 16, 16, dtype=torch.bool)
-    assert read_focus(Config(), support) is None
-    for name, mask in dict(
-        box=np.ones((18,) * 3), values=np.full((16,) * 3, 2.0), empty=np.zeros((16,) * 3)
-    ).items():
+    assert read_focus(Config(), 16) is None
+    for name, mask in dict(box=np.ones((18,) * 3), values=np.full((16,) * 3, 2.0)).items():
         path = tmp_path / f"{name}.mrc"
         write_map(path, mask.astype(np.float32), 3.0)
         with pytest.raises(InputError, match="expected a mask from 0 to 1 of box 16"):
-            read_focus(Config(focus=str(path)), support)
+            read_focus(Config(focus=str(path)), 16)
+    with pytest.raises(InputError, match="0 points on the encoder's lattice"):
+        check_focus(torch.zeros(16, 16, 16), torch.ones(16, 16, 16, dtype=torch.bool), Config())
     with pytest.raises(InputError, match="domain=real"):
         Config(focus="mask.mrc", domain="fourier", projector="slice")
 
@@ -57,3 +56,4 @@ def test_the_latent_follows_the_limb_in_focus(tmp_path):
     (tmp_path / "limb.mrc").unlink()
     again = Run(tmp_path / "run")
     assert np.allclose(again.volumes(run.latents[:2]), run.volumes(run.latents[:2]), atol=1e-5)
+    train(particles, tmp_path / "run", epochs=5.1, resume=True, progress=False)
