@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['noise_spectrum', 'padded_box', 'middle', 'back_project', 'wiener', 'shell_mean', 'local_variance', 'spectrum',
            'summed_images', 'most_probable', 'noise_factor', 'on_grid', 'stacked', 'agreed', 'local_maps',
-           'guinier_fit', 'guinier_width', 'Consensus', 'half_fsc', 'HalfMaps', 'half_maps', 'with_halves', 'consensus']
+           'guinier_fit', 'guinier_width', 'Consensus', 'half_fsc', 'HalfSets', 'average_halves', 'with_halves',
+           'consensus']
 
 # %% ../../nbs/particles/07_consensus.ipynb #e11e5e03
 from typing import NamedTuple
@@ -332,7 +333,7 @@ def half_fsc(halves: Tensor, support: Tensor, pixel_size: float) -> FSC:
     return fsc(halves[0] * support, halves[1] * support, pixel_size)
 
 # %% ../../nbs/particles/07_consensus.ipynb #04dd1c6b
-class HalfMaps(NamedTuple):
+class HalfSets(NamedTuple):
     "Maps of the half sets without a prior, and the sums that they come from."
 
     total: Tensor  # (2, P, P, P) complex, from `back_project`
@@ -343,12 +344,12 @@ class HalfMaps(NamedTuple):
     noise: Tensor  # (D, D//2+1) noise amplitude of an image
 
 
-def half_maps(
+def average_halves(
     particles: Particles,
     support: Tensor | None = None,  # (D, D, D) bool; default: found in the map
     limit: int = 20000,  # particles used at most
     noise: Tensor | None = None,  # (D, D//2+1) amplitude; default: that of the images
-) -> HalfMaps:
+) -> HalfSets:
     """What a set's poses are judged by.
 
     `InputError` if no density stands out of the noise, or for fewer than two particles.
@@ -362,7 +363,7 @@ def half_maps(
     if support is None:
         support = support_from_map(volumes.mean(0), particles.pixel_size)
     curve = half_fsc(volumes, support, particles.pixel_size)
-    return HalfMaps(total, weight, volumes, curve, support, noise)
+    return HalfSets(total, weight, volumes, curve, support, noise)
 
 
 def _typical(weight: Tensor) -> Tensor:
@@ -379,12 +380,12 @@ def _inverse_prior(typical: Tensor, curve: FSC) -> Tensor:
 # %% ../../nbs/particles/07_consensus.ipynb #8d418633
 def with_halves(
     particles: Particles,
-    support: Tensor | None = None,  # the arguments of `half_maps`
+    support: Tensor | None = None,  # the arguments of `average_halves`
     limit: int = 20000,
     noise: Tensor | None = None,
 ) -> tuple[Consensus, Tensor]:
     "The consensus, and the maps (2, D, D, D) of the half sets in its way; errors as below."
-    total, weight, halves, curve, support, noise = half_maps(particles, support, limit, noise)
+    total, weight, halves, curve, support, noise = average_halves(particles, support, limit, noise)
     box, pixel_size = particles.box, particles.pixel_size
     a, b = fftc3(halves * support)
     width = guinier_width(shell_mean((a * b.conj()).real), curve.value, box, pixel_size)

@@ -28,7 +28,7 @@ from cryoformer_nb.particles.alignment import (
     transform_table,
     trust,
 )
-from .consensus import Consensus, HalfMaps, with_halves
+from .consensus import Consensus, HalfSets, with_halves
 from .cryosparc import matrix_to_rotvec
 from .masks import dilate
 from .particles import Particles, evenly
@@ -214,7 +214,7 @@ def extent(average: Consensus) -> float:
     return float((density @ square / density.sum()).sqrt())
 
 
-def agreed_shell(average: Consensus | HalfMaps) -> float:
+def agreed_shell(average: Consensus | HalfSets) -> float:
     "The last shell before the half maps' FSC falls under 0.3, at least 4."
     last = math.floor(crossing(average.fsc.value, 0.3))
     return max(4.0, min(float(last), len(average.fsc.value) - 3.0))
@@ -338,7 +338,7 @@ class Refined(NamedTuple):
         )
 
 
-def agreement(average: Consensus | HalfMaps) -> float:
+def agreement(average: Consensus | HalfSets) -> float:
     "Mean FSC of the half maps."
     return float(average.fsc.value[1:].mean())
 

@@ -30,7 +30,7 @@ from ..core.processes import join_group, this_group
 from ..core.reading import reading
 from ..model.config import Config, is_number
 from ..particles.alignment import align
-from ..particles.consensus import Consensus, consensus, half_maps
+from ..particles.consensus import Consensus, average_halves, consensus
 from ..particles.contrast import with_contrast
 from ..particles.identity import check_same
 from ..particles.particles import Particles, evenly, load_particles
@@ -174,9 +174,9 @@ def searched(particles, found: Refined, near, config: Config, progress, keep, de
     )
     again = near(wide)
     limit = config.consensus_limit
-    wider = half_maps(again.particles, None, limit)
+    wider = average_halves(again.particles, None, limit)
     far = agreement(wider)
-    local = agreement(half_maps(found.particles, wider.support, limit))
+    local = agreement(average_halves(found.particles, wider.support, limit))
     if progress:
         kept = "used" if far > local else "not used"
         print(

@@ -16,7 +16,7 @@ from ..core.conventions import InputError
 from ..core.interrupts import uninterrupted
 from ..model.model import blur
 from ..model.poses import own_evidence
-from ..particles.consensus import half_maps
+from ..particles.consensus import average_halves
 from ..particles.masks import dilate, largest_components, sphere_mask
 from ..particles.particles import evenly
 from cryoformer_nb.particles.posterior import (
@@ -153,7 +153,7 @@ def refine_poses(trainer: Trainer) -> None:
     )
     now = trainer.with_poses(R, t)
     known = trainer.average.support, limit, trainer.average.noise
-    before = trainer.group.once(lambda: half_maps(now, *known))
+    before = trainer.group.once(lambda: average_halves(now, *known))
     shell = agreed_shell(before)
     said = pose_evidence(trainer, x, shell)
     widths = trainer.config.pose_sigma, trainer.config.pose_sigma_px
@@ -162,7 +162,7 @@ def refine_poses(trainer: Trainer) -> None:
     found, reach = posterior(said, prior), box / (2 * math.pi * shell)
     state = towards(state, x, found, reach, extent(trainer.average))
     tried = trainer.with_poses(state.R, state.t)
-    after = trainer.group.once(lambda: half_maps(tried, *known))
+    after = trainer.group.once(lambda: average_halves(tried, *known))
     with uninterrupted():
         better = agreement(after) > agreement(before) + MARGIN
         if better and proof(said, prior) > PROOF:
