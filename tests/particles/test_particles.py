@@ -675,7 +675,7 @@ def test_a_limit_of_half_the_set_takes_as_many_of_each_half(tmp_path):
     assert set(one) <= set(particles.half_rows()[0]) and set(two) <= set(particles.half_rows()[1])
     weight = back_project(particles, torch.ones(24, 13), limit=20)[1].flatten(1).sum(1)
     assert weight.min() > 0.7 * weight.max()
-    particles.table.drop(columns="rlnRandomSubset", inplace=True)
+    del particles.table["rlnRandomSubset"]
     one, two = particles.half_samples(100, rows=np.arange(5, 9))
     assert one.tolist() + two.tolist() == [6, 8, 5, 7]
     assert list(map(len, particles.half_samples(20))) == [10, 10]
