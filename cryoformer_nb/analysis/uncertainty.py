@@ -21,7 +21,7 @@ from .latent import kmeans
 from ..core.conventions import InputError
 from ..core.fourier import fftc3
 from ..imaging.truth import read_states, true_volumes, with_maps
-from ..particles.consensus import agreed, back_project, shell_mean, wiener
+from ..particles.consensus import agreed, average_halves, shell_mean
 from ..particles.identity import check_same
 from ..particles.particles import Particles, evenly
 from ..training.inference import run_particles
@@ -140,9 +140,8 @@ def compared(
 ) -> Compared:
     "A group's images, back-projected without a prior, beside its maps."
     some, inside, run = rows[evenly(len(rows), each)], maps.support, maps.run
-    total, weight = back_project(maps.particles.subset(rows), maps.average.noise)
-    least = 0.01 * shell_mean(weight.sum(0)).mean()
-    images = wiener(total, weight, least, run.box)
+    group = maps.particles.subset(rows)
+    images = average_halves(group, inside, noise=maps.average.noise).volumes
     own = torch.as_tensor(run.volumes(run.latents[some]).mean(0))
     first, second = (torch.as_tensor(v) for v in maps.pair(some))
 

@@ -204,7 +204,8 @@ def map_parts(
         yield map_of_transform(full)
 
 # %% ../../nbs/model/05_fourier_model.ipynb #0d98b55f
-def build_model(config, *args, **keys) -> CryoFormer:
-    "The model of `config.domain`; arguments as for `CryoFormer`."
-    kind = FourierCryoFormer if config.domain == "fourier" else CryoFormer
-    return kind(config, *args, **keys)
+def build_model(config, *args, focus=None) -> CryoFormer:
+    "The model of `config.domain`; arguments as for `CryoFormer`, a focus for real space only."
+    if config.domain == "fourier":
+        return FourierCryoFormer(config, *args)
+    return CryoFormer(config, *args, focus=focus)

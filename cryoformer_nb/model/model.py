@@ -128,7 +128,7 @@ class CryoFormer(nn.Module):
         self.transformer, self.readout = make_decoder(c, self.outputs)
         self.register_buffer("focus", None if focus is None else focus.to(start))
         if focus is not None:
-            coords = coords[(focus > 0.5).flatten()[mask.flatten()].cpu()]
+            coords = coords[(self.focus > 0.5).flatten()[mask.flatten()].cpu()]
         self.encoder = make_encoder(c, box, coords)
         self.linear = None  # a first term of the latent, from `start_latent`
         self.to(mask.device)

@@ -441,14 +441,20 @@ def _soon(
 @patch
 def _choose_soon(self: Explorer, which: str, name: str) -> None:
     "Another axis or colour."
-    back = lambda: self._set(**{which: getattr(self.drawn, which)})  # noqa: E731
+
+    def back():
+        self._set(**{which: getattr(self.drawn, which)})
+
     self._soon(f"{which}: {name}", lambda progress: self.choose(which, name, progress), back)
 
 
 @patch
 def _tint_soon(self: Explorer, name: str) -> None:
     "Another colour of the surface: the first asks for some maps."
-    back = lambda: self._set(tint=self.maps.tint)  # noqa: E731
+
+    def back():
+        self._set(tint=self.maps.tint)
+
     self._soon(f"surface: {name}", lambda _: self.set_tint(name), back)
 
 

@@ -153,9 +153,7 @@ def stored_model(state: dict, device="cpu") -> CryoFormer:
     "The network in a checkpoint, on a device."
     average, config = stored_average(state), Config(**state["config"])
     maps = (part.to(device) for part in (average.support, average.volume, average.noise))
-    focus = state["model"].get("focus")
-    known = {} if focus is None else dict(focus=focus.to(device))
-    model = build_model(config, *maps, 0.0, **known)
+    model = build_model(config, *maps, 0.0, focus=state["model"].get("focus"))
     model.set_support(state["support"].to(device))
     model.load_weights(state["model"])
     return model

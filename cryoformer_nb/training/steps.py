@@ -106,11 +106,9 @@ def first_model(
     start = lowpass(average.volume, pixel_size, config.start_px * pixel_size)
     torch.manual_seed(config.seed)
     maps = (part.to(device) for part in (average.support, start, average.noise))
-    known = {}
     if focus is not None:
         check_focus(focus, average.support, config)
-        known = dict(focus=focus.to(device))
-    return build_model(config, *maps, width / pixel_size, **known)
+    return build_model(config, *maps, width / pixel_size, focus=focus)
 
 # %% ../../nbs/training/01_steps.ipynb #bfc828d4
 def seeded(*numbers: int) -> torch.Generator:

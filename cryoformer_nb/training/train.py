@@ -237,10 +237,8 @@ def new_trainer(
     choose_device(config.device)
     focus = read_focus(config, particles.box)
     start = group.once(lambda: prepared(particles, config, progress, deadline))
-    particles, config = (
-        replace(particles, contrast=start.contrast),
-        replace(config, poses=start.poses),
-    )
+    particles = replace(particles, contrast=start.contrast)
+    config = replace(config, poses=start.poses)
     poses = start.rotations, start.shifts_px
     trainer = Trainer(particles, config, start.average, start.snapshots, poses, focus)
     trainer.verdict = start.verdict
