@@ -39,6 +39,9 @@ def show_images(
     rows = -(-len(images) // columns)
     gaps = dict(horizontal_spacing=0.02, vertical_spacing=0.12 / rows)
     fig = make_subplots(rows, columns, subplot_titles=titles, **gaps)
+    longest = max(map(len, titles)) if titles else 0
+    if 8.5 * longest > width:  # a letter of plotly's 16 px is about that wide
+        fig.update_annotations(font_size=max(10, int(1.85 * width / longest)))
     for k, image in enumerate(images):
         step = -(-image.shape[-1] // 128)
         z = grey(image[::step, ::step], limits)
@@ -109,7 +112,6 @@ def film(
     still: int = 0,  # the frame that is shown first, and printed
     prefix: str = "",  # before the label
     seconds: float = 0.15,  # a frame
-    gap: int = 34,  # pixels between the figure and its slider
 ) -> go.Figure:
     "A figure that plays, with a button and a slider below it."
     kinds = [type(fig.data[k]) for k in traces]
@@ -132,6 +134,7 @@ def film(
         dict(label=str(label), method="animate", args=go_to([str(n)], 0))
         for n, label in enumerate(labels)
     ]
+    gap = 60 if any(axis.visible is not False for axis in fig.select_xaxes()) else 34  # px
     below, free = dict(y=0, yanchor="top"), dict(t=gap, b=4, l=0, r=0)
     menu = dict(type="buttons", direction="left", x=0, xanchor="left", buttons=buttons)
     menu |= dict(showactive=False, pad=free | dict(t=gap + 4))

@@ -159,7 +159,7 @@ def animated_pose_figure(
     "`pose_figure` as a film of the stages that needs no kernel."
     stages = range(len(history.stages))
     frames = [stage_changes(history, k, points) for k in stages]
-    options = dict(still=stages[stage], prefix="stage: ", seconds=0.8, gap=60)
+    options = dict(still=stages[stage], prefix="stage: ", seconds=0.8)
     return film(pose_figure(history, points), frames, history.stages, STAGE_TRACES, **options)
 
 # %% ../../nbs/show/13_poses.ipynb #3be52fe9

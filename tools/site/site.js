@@ -19,7 +19,7 @@
       layout.legend = { ...layout.legend, orientation: "h", x: 0, y: 1.02, yanchor: "bottom" };
       if (layout.title && layout.title.text) layout.margin = { ...layout.margin, t: ((layout.margin || {}).t || 80) + 25 };
     }
-    if (share < 0.8) for (const a of layout.annotations || []) a.font = { ...a.font, size: ((a.font && a.font.size) || 14) * Math.max(share, 0.55) };
+    if (share < 0.8) for (const a of layout.annotations || []) { const own = (a.font && a.font.size) || 14; a.font = { ...a.font, size: Math.max(Math.min(own, 9), own * Math.max(share, 0.55)) }; }
     box.style.height = `${layout.height}px`;
     await Plotly.newPlot(box, data, { ...layout, autosize: true }, { responsive: true, displaylogo: false, displayModeBar: false });
     for (let room = 1.2 * box.clientWidth; room < Math.min(width || 720, 900) && crowded(box); room *= 1.2) {
@@ -33,4 +33,9 @@
   };
   const watcher = new IntersectionObserver((seen) => seen.filter((e) => e.isIntersecting).forEach((e) => draw(e.target)), { rootMargin: "300px" });
   document.querySelectorAll(".figure-live").forEach((box) => watcher.observe(box));
+  // Printed tables keep their columns, and formulas get a little smaller where they do not fit.
+  document.querySelectorAll(".cell-output > pre").forEach((pre) => pre.classList.toggle("columns", pre.textContent.split("\n").filter((line) => /\S {2,}\S/.test(line)).length > 1));
+  addEventListener("load", () => document.fonts.ready.then(() => document.querySelectorAll(".katex-display").forEach((box) => {
+    if (box.scrollWidth > box.clientWidth) box.style.fontSize = `${Math.max(0.7, box.clientWidth / box.scrollWidth - 0.01)}em`;
+  })));
 })();
