@@ -144,6 +144,9 @@ class State(NamedTuple):
     place: float
     share: float  # of the particles, up to the valleys on either side
 
+    def __repr__(self) -> str:
+        return f"State(place={self.place:.3g}, share={self.share:.0%})"
+
 
 def stable_states(
     at: np.ndarray,  # (b,) places
