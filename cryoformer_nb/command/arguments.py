@@ -379,6 +379,8 @@ what               run folder, or particles: .star, .cs, cryoDRGN folder, or an 
 --out FILE.ipynb   notebook to write, or to open if it is there (default: beside the run or the
                    particles, of the same name)
 --write            only write the notebook, for a JupyterLab that runs elsewhere
+--jupyter OPTIONS  options of JupyterLab, in one word: --jupyter=--no-browser on a server,
+                   --jupyter=--allow-root in a container
 --minutes M        minutes of training that the notebook of particles asks for
                    (default %(default)g)
 --overwrite        write the notebook anew, even if somebody has worked in it

@@ -8,6 +8,7 @@ __all__ = ['size_of_maps', 'describe_score']
 # %% ../../nbs/command/03_runs.ipynb #1e4e7c20
 import io
 import json
+import shlex
 import sys
 import warnings
 from contextlib import redirect_stdout
@@ -233,7 +234,7 @@ def _lab(a) -> None:
     notebook = write_lab(a.what, a.out, a.overwrite, a.minutes, **reading_options(a))
     print(notebook, flush=True)
     if not a.write:
-        open_lab(notebook)
+        open_lab(notebook, shlex.split(a.jupyter or ""))
 
 
 @command

@@ -194,7 +194,10 @@ def check_jupyterlab() -> None:
         )
 
 
-def open_lab(notebook) -> None:
+def open_lab(
+    notebook,  # to show
+    options=(),  # of JupyterLab, as words
+) -> None:
     "Become a JupyterLab that shows a notebook."
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", str(notebook)])
+    os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", str(notebook), *options])

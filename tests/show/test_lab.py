@@ -107,5 +107,7 @@ def test_jupyterlab_is_asked_for_before_anything_is_written(work, capfd, monkeyp
     monkeypatch.setattr(lab, "find_spec", lambda name: name)
     started = []
     monkeypatch.setattr(lab.os, "execv", lambda program, words: started.append(words))
+    assert main(["lab", "runs/a.b", "--jupyter=--no-browser --port=8890"]) == 0
+    assert started.pop()[4:] == ["--no-browser", "--port=8890"]
     assert main(["lab", "runs/a.b"]) == 0
     assert started[0][1:3] == ["-m", "jupyterlab"] and started[0][3].endswith("a.b.ipynb")
