@@ -48,6 +48,7 @@ class Network:
     finest_resolution: int = 0  # 0: the box; in Fourier space the width of the molecule
     hidden: int = 64  # width of the layer behind the hash volume
     backend: str = "auto"  # of the hash volume: torch or tcnn; auto: tcnn on a GPU that has it
+    precision: str = "float32"  # of what reads it: field, transformer, readout; bf16 is for GPUs
     base: str = "consensus"  # a free number per voxel, from the average or empty; off: none
     positive: bool = True  # density through a softplus; off: of either sign (the paper)
     width: float = 0.0  # A, Gaussian width of a scatterer; 0: by Guinier, negative: none
@@ -101,6 +102,7 @@ CHOICES = dict(
     base=("consensus", "empty", "off"),
     backend=("auto", "torch", "tcnn"),
     latent_start=("linear", "random"),
+    precision=("float32", "bf16"),
     poses=("auto", "given", "refine", "search", "table", "residual", "encoder"),
 )
 

@@ -107,7 +107,7 @@ def features_at(
 ) -> Tensor:  # (..., 2 + 2C)
     "Two numbers without deformation, and spatial features."
     encoded = self.grid(((points - self.bounds[0]) / self.box).reshape(-1, 3))
-    return self.field(encoded).unflatten(0, points.shape[:-1])
+    return self.ask(self.field, encoded).unflatten(0, points.shape[:-1])
 
 
 @patch
@@ -115,7 +115,7 @@ def queries(self: FourierCryoFormer, z: Tensor) -> Tensor:
     "The deformed queries (b, N, C) of latents (b, d)."
     tokens = self.features_at(self.octants)[..., 2:].unflatten(0, (-1, 8))
     empty = self.octants.norm(dim=-1) > self.box // 2 + 1
-    return self.transformer(z, tokens, empty.unflatten(0, (-1, 8)))
+    return self.ask(self.transformer, z, tokens, empty.unflatten(0, (-1, 8)))
 
 # %% ../../nbs/model/05_fourier_model.ipynb #c56c2578
 @patch
@@ -130,7 +130,7 @@ def transform_at(
     half = torch.where(mirror[..., None], -points, points)
     out = self.features_at(half * self.box)
     regions = partition(half * self.box, self.bounds, self.config)
-    moved = self.readout(regions, q, out[..., 2:])
+    moved = self.ask(self.readout, regions, q, out[..., 2:])
     factor = 1 + self.gain * self.radial(self.base, radius)
     first = read_transform(self.start, half) * factor[..., None]
     weight = self.gain * self.radial(self.amplitude, radius)

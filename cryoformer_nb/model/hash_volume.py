@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from scipy import sparse
 from torch import Tensor, nn
+from torch.amp import custom_fwd
 from torch.func import functional_call
 
 from ..core.conventions import InputError
@@ -236,6 +237,8 @@ class _SparseProduct(torch.autograd.Function):
     "matrix @ x for a constant sparse matrix, with the transpose at hand for the backward pass."
 
     @staticmethod
+    @custom_fwd(device_type="cuda", cast_inputs=torch.float32)  # whatever is computed around it
+    @custom_fwd(device_type="cpu", cast_inputs=torch.float32)
     def forward(ctx, x, matrix, transpose):
         ctx.transpose = transpose
         return matrix @ x

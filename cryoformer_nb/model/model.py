@@ -184,11 +184,21 @@ def set_support(
         self.set_base(self.full_base().detach()[mask])
     self.support = Support(mask, self.bounds, self.grid, self.config)
 
+# %% ../../nbs/model/04_model.ipynb #a5c0ffef
+@patch
+def ask(self: CryoFormer, network: nn.Module, *given) -> Tensor | list:
+    "What a network says, float32, computed in `config.precision`: one tensor, or a list of them."
+    if self.config.precision == "float32":
+        return network(*given)
+    with torch.autocast(self.device.type, torch.bfloat16):
+        said = network(*given)
+    return [part.float() for part in said] if isinstance(said, list) else said.float()
+
 # %% ../../nbs/model/04_model.ipynb #fc796c0c
 @patch
 def features(self: CryoFormer) -> tuple[Tensor, Tensor]:
     "Logit without deformation (v,) and spatial features (v, C) on the support."
-    out = self.field(self.support.encode(self.grid.table))
+    out = self.ask(self.field, self.support.encode(self.grid.table))
     return out[:, 0] + self.base, out[:, 1:]
 
 
@@ -206,8 +216,8 @@ def density(
 ) -> Tensor:  # (b, v)
     "Scatterer density of latents on the support, whitened units."
     base, keys = self.features() if field is None else field
-    q = self.transformer(z, self.regional(keys), self.support.empty)
-    (moved,) = self.readout(self.support.regions, q, keys)
+    q = self.ask(self.transformer, z, self.regional(keys), self.support.empty)
+    (moved,) = self.ask(self.readout, self.support.regions, q, keys)
     if self.focus is not None:
         moved = moved * self.focus.flatten()[self.support.index]
     return self.density_of(base + moved)
@@ -219,7 +229,8 @@ def queries(
     z: Tensor,  # (b, d)
 ) -> Tensor:  # (b, N, C)
     "The deformed queries of latents."
-    return self.transformer(z, self.regional(self.features()[1]), self.support.empty)
+    keys = self.features()[1]
+    return self.ask(self.transformer, z, self.regional(keys), self.support.empty)
 
 
 @patch
@@ -233,8 +244,9 @@ def density_at(
     Zero outside the support; the base is interpolated between voxels."""
     inside = sample_volume(self.support.mask.float(), points.detach()) > 0.5
     p = points[inside]
-    out = self.field(self.grid(unit_coordinates(p, self.box)))
-    (moved,) = self.readout(partition(p[None], self.bounds, self.config), q, out[None, :, 1:])
+    out = self.ask(self.field, self.grid(unit_coordinates(p, self.box)))
+    regions = partition(p[None], self.bounds, self.config)
+    (moved,) = self.ask(self.readout, regions, q, out[None, :, 1:])
     if self.focus is not None:
         moved = moved * sample_volume(self.focus, p)
     values = self.density_of(out[:, 0] + sample_volume(self.full_base(), p) + moved[0])
