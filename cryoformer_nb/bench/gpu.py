@@ -9,6 +9,7 @@ __all__ = ['DEVICE_COLUMNS', 'DeviceRow', 'first_step', 'settled', 'device_row',
 import tempfile
 import time
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ import torch
 from .tables import silent, write_table
 from ..core.conventions import InputError
 from ..imaging.simulator import simulate
-from ..model.config import Config
+from ..model.config import CHOICES, Config
 from ..model.hash_volume import load_tinycudann
 from ..particles.consensus import Consensus, consensus
 from ..particles.particles import Particles, load_particles
@@ -29,6 +30,7 @@ class DeviceRow:
 
     box: int  # px
     backend: str  # of the hash volume
+    precision: str  # of the networks that read it
     voxels: int  # of the support
     ms_per_image: float
     memory_gb: float | None  # GiB at most; None on the CPU
@@ -39,6 +41,7 @@ class DeviceRow:
 DEVICE_COLUMNS = {
     "box": "box",
     "backend": "hash volume",
+    "precision": "precision",
     "voxels": "voxels",
     "ms_per_image": "ms an image",
     "memory_gb": "GiB",
@@ -69,9 +72,8 @@ def device_row(
     steps: int = 30,
 ) -> DeviceRow:
     "Measure training on a device, beside the CPU."
-    known, gradient = first_step(
-        Trainer(particles, replace(config, device="cpu", backend="torch"), average)
-    )
+    plain = replace(config, device="cpu", backend="torch", precision="float32")
+    known, gradient = first_step(Trainer(particles, plain, average))
     trainer = Trainer(particles, config, average)
     loss, found = first_step(trainer)
     cuda = trainer.device.type == "cuda"
@@ -84,6 +86,7 @@ def device_row(
     return DeviceRow(
         box=particles.box,
         backend=config.backend,
+        precision=config.precision,
         voxels=len(trainer.model.support.coords),
         ms_per_image=1e3 * seconds / (steps * config.batch),
         memory_gb=torch.cuda.max_memory_allocated(trainer.device) / 2**30 if cuda else None,
@@ -114,11 +117,13 @@ def gpu(
         with tempfile.TemporaryDirectory() as folder:
             particles = load_particles(simulate(Path(folder) / "set", "arm", n=n, box=box))
             average = consensus(particles)
-            for backend in backends:
+            for backend, precision in product(backends, CHOICES["precision"]):
                 if cuda:
                     torch.cuda.reset_peak_memory_stats(config.device)
-                rows.append(device_row(particles, average, replace(config, backend=backend), steps))
-                show(f"box {box}, {backend}: {rows[-1].ms_per_image:.3f} ms an image")
+                way = replace(config, backend=backend, precision=precision)
+                rows.append(device_row(particles, average, way, steps))
+                took = f"{rows[-1].ms_per_image:.3f} ms an image"
+                show(f"box {box}, {backend}, {precision}: {took}")
     name = torch.cuda.get_device_name(config.device) if cuda else "the CPU"
     notes = [f"On {name}, torch {torch.__version__}; {steps} steps after {steps} to warm up."]
     return rows, write_table(out, "gpu", "Training on a device", rows, DEVICE_COLUMNS, notes)

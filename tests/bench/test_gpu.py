@@ -23,5 +23,7 @@ def test_its_json_is_read_by_name(tmp_path):
     stored = json.loads((tmp_path / "gpu.json").read_text())
     assert stored["rows"][0]["ms_per_image"] == rows[0].ms_per_image > 0
     assert rows[0].loss_error < 1e-6
+    assert [row.precision for row in rows] == ["float32", "bf16"]
+    assert 0 < rows[1].loss_error < 1e-2
     assert "On the CPU, torch" in stored["notes"][0]
     assert "ms an image" in text
