@@ -151,7 +151,7 @@ class State(NamedTuple):
 def stable_states(
     at: np.ndarray,  # (b,) places
     population: np.ndarray,  # (b,)
-    barrier: float = 0.5,  # kT, to any higher hill
+    barrier: float = 1.0,  # kT, to any higher hill
     least: float = 0.02,  # share of the particles
 ) -> list:
     "The states along a path, from its beginning to its end."
@@ -184,6 +184,14 @@ class Landscape(NamedTuple):
     def states(self) -> list:
         "Its stable states."
         return stable_states(self.at, self.population)
+
+    def __str__(self) -> str:
+        "Its states in a sentence."
+        if len(self.states) == 1:
+            return "no valley in the population is clear: one state, or a continuum"
+        shares = [f"{state.share:.0%}" for state in self.states]
+        told = f"{', '.join(shares[:-1])} and {shares[-1]} of the particles"
+        return f"{len(shares)} stable states along the main motion, with {told}"
 
 
 def landscape(

@@ -7,7 +7,6 @@ __all__ = ['has_half_runs', 'half_runs', 'HalfRuns', 'MotionShare', 'motion_shar
            'error_factor', 'Uncertainty', 'uncertainty', 'coverage']
 
 # %% ../../nbs/analysis/06_uncertainty.ipynb #06e00004
-from dataclasses import replace
 from os.path import isfile
 from pathlib import Path
 from typing import NamedTuple
@@ -22,9 +21,8 @@ from ..core.conventions import InputError
 from ..core.fourier import fftc3
 from ..imaging.truth import read_states, true_volumes, with_maps
 from ..particles.consensus import agreed, average_halves, shell_mean
-from ..particles.identity import check_same
 from ..particles.particles import Particles, evenly
-from ..training.inference import run_particles
+from ..training.inference import learnt_particles
 from ..training.run import Run, stored_average
 
 # %% ../../nbs/analysis/06_uncertainty.ipynb #06e00007
@@ -62,11 +60,7 @@ class HalfRuns:
         particles: Particles | None = None,  # of it; default: read from where it found them
     ):
         self.run, self.halves = run, half_runs(run)
-        found = run_particles(run, particles)
-        check_same(found, run.checkpoint["particles"], str(run.path))
-        R, t = (torch.as_tensor(part) for part in run.poses)
-        contrast = torch.as_tensor(run.contrast)
-        self.particles = replace(found, rotations=R, shifts_px=t, contrast=contrast)
+        self.particles = learnt_particles(run, particles)
         self.average = stored_average(run.checkpoint)
         self.support = self.average.support
 

@@ -279,10 +279,11 @@ run RUN              run folder
 --latents Z.npy      | the maps of these latents, one a row
 --pc K               | maps along principal component K, counted from 1 (default: along the main
                      motion, a curve through the particles)
---kmeans K           | the maps of K cluster centres
+--kmeans K           | the maps of K clusters, with what the images of each add and both half sets
+                     prove; reads the images again
 -n N                 number of maps along the component or motion (default %(default)s)
---errors             of a run with half sets also the standard error of each voxel, err_000.mrc ...;
-                     reads the images again
+--errors             of a run with half sets also the standard error of each voxel, err_000.mrc ...,
+                     of the network's map; reads the images again
 --overwrite          replace an existing folder of maps
 -q --quiet           no progress bar
 """,
@@ -290,6 +291,13 @@ run RUN              run folder
     pc=dict(type=count),
     kmeans=dict(type=count),
     n=dict(type=count, default=10),
+)
+
+_LANDSCAPE = options(
+    """
+run RUN  run folder
+--json   print one JSON object
+"""
 )
 
 _FLEXIBILITY = options(
@@ -487,6 +495,9 @@ COMMANDS = dict(
     fsc=Command("Fourier shell correlation of two maps", _FSC),
     postprocess=Command(
         "sharpen a map from its half maps, and find its local resolution", _POSTPROCESS
+    ),
+    landscape=Command(
+        "how many particles are where along the motion, and in which states", _LANDSCAPE
     ),
     score=Command("compare a run with the truth of a simulated set", _SCORE),
     report=Command("one page with the figures of a run", _REPORT),

@@ -108,6 +108,7 @@ def size_of_maps(run, count: int) -> str:
 def _volumes(a) -> None:
     """Write maps of a run: of chosen particles or latents, along a principal component, at cluster
     centres, or (default) along the main motion, a curve through the particles."""
+    from cryoformer_nb.analysis.clusters import cluster_maps
     from cryoformer_nb.analysis.latent import select_latents
     from cryoformer_nb.analysis.uncertainty import uncertainty
     from cryoformer_nb.core.outputs import check_apart, check_folder
@@ -118,8 +119,13 @@ def _volumes(a) -> None:
     run = Run.load(a.run)
     check_apart(a.out, Path(a.run) / "config.yaml", a.latents)
     z, labels = select_latents(run.latents, a.particles, a.latents, a.pc, a.kmeans, a.n)
-    errors = uncertainty(run).errors if a.errors else None
-    write_volumes(run, z, a.out, labels, a.overwrite, progress=not a.quiet, errors=errors)
+    own = dict(errors=uncertainty(run).errors if a.errors else None)
+    if a.kmeans is not None:
+        try:
+            own["maps"] = cluster_maps(run, a.kmeans)
+        except InputError as error:
+            warnings.warn(f"maps of the network alone, without the images: {error}", stacklevel=2)
+    write_volumes(run, z, a.out, labels, a.overwrite, progress=not a.quiet, **own)
     print(f"{size_of_maps(run, len(z))}: {a.out}")
 
 # %% ../../nbs/command/03_runs.ipynb #3e5dec37
@@ -148,6 +154,26 @@ def _flexibility(a) -> None:
         note = " (minus the mean map)" if name == "control" else ""
         what = "area under the ROC curve against the truly moving voxels"
         print(f"{name:12s} {value:.3f}   {what}{note}")
+
+
+@command
+def _landscape(a) -> None:
+    """How many particles are where along the main motion, without the blur that noise puts on the
+    latents, and which places are stable states."""
+    from cryoformer_nb.analysis.landscape import landscape
+    from cryoformer_nb.core.files import plain
+    from cryoformer_nb.training.run import Run
+
+    run = Run.load(a.run)
+    found = landscape(run)
+    if a.json:
+        states = [state._asdict() for state in found.states]
+        return print(json.dumps(plain(found._asdict() | dict(states=states))))
+    print(run.verdict_words())
+    print(found)
+    print("place   counted  population  blur")
+    for row in zip(found.at, found.counted, found.population, found.blur):
+        print("{:6.2f}  {:7.3f}  {:10.3f}  {:4.2f}".format(*row))
 
 # %% ../../nbs/command/03_runs.ipynb #defd627b
 def describe_score(s: dict) -> str:

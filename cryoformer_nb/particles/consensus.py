@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['noise_spectrum', 'padded_box', 'middle', 'back_project', 'wiener', 'shell_mean', 'local_variance', 'spectrum',
-           'summed_images', 'most_probable', 'noise_factor', 'on_grid', 'stacked', 'agreed', 'local_maps',
+           'summed_images', 'most_probable', 'noise_factor', 'on_grid', 'products', 'stacked', 'agreed', 'local_maps',
            'guinier_fit', 'guinier_width', 'Consensus', 'half_fsc', 'HalfSets', 'average_halves', 'with_halves',
            'consensus']
 
@@ -219,6 +219,28 @@ def on_grid(curve: Tensor, grid: int) -> Tensor:
     return radial[shell_index(grid, 3).clamp(max=grid // 2)]
 
 # %% ../../nbs/particles/07_consensus.ipynb #38bafc73
+def products(
+    volumes: Tensor,  # (m, D, D, D)
+    total: Tensor,  # (P, P, P) and
+    weight: Tensor,  # (P, P, P) of one half
+) -> tuple[Tensor, Tensor]:  # (m, D//2+1) and (m, m, D//2+1)
+    "Of maps with the images of a half, and of maps with one another as these see them, by shell."
+    box, grid = volumes.shape[-1], weight.shape[-1]
+    half = grid // 2 + 1
+    shell = (shell_index(grid, 3)[..., :half] * box / grid).round().long().clamp(max=box // 2 + 1)
+    count = torch.full(shell.shape, 2.0 / box**2)
+    count[..., 0] = count[..., -1] = 1.0 / box**2  # the half transform holds these in full
+
+    def summed(x):
+        found = torch.zeros(box // 2 + 2).index_add_(0, shell.flatten(), (x * count).flatten())
+        return found[:-1]
+
+    seen = [spectrum(volume, grid) for volume in volumes]
+    given = torch.stack([summed((x.conj() * total[..., :half]).real) for x in seen])
+    power = [summed((x.conj() * y).real * weight[..., :half]) for x in seen for y in seen]
+    return given, torch.stack(power).unflatten(0, (len(seen), -1))
+
+# %% ../../nbs/particles/07_consensus.ipynb #38bafc74
 def stacked(
     total: Tensor,  # (2, P, P, P) and
     weight: Tensor,  # (2, P, P, P) of the halves
@@ -227,24 +249,10 @@ def stacked(
     lean: float = 16.0,
 ) -> Tensor:  # (D//2+1,) from 0, Wiener's, to 1
     "By shell, the part of the second kind of map in what predicts the other half best."
-    box, grid = plain.shape[-1], weight.shape[-1]
-    half = grid // 2 + 1
-    shell = (shell_index(grid, 3)[..., :half] * box / grid).round().long().clamp(max=box // 2 + 1)
-    count = torch.full(shell.shape, 2.0 / box**2)
-    count[..., 0] = count[..., -1] = 1.0 / box**2  # the half transform holds these in full
-    products = torch.zeros(2, 2, box // 2 + 2)
-    given = torch.zeros(2, box // 2 + 2)
-    for pair, t, w in zip(zip(plain, local), total.flip(0), weight.flip(0)):
-        seen = [spectrum(volume, grid) for volume in pair]
-        for i, x in enumerate(seen):
-            given[i].index_add_(
-                0, shell.flatten(), ((x.conj() * t[..., :half]).real * count).flatten()
-            )
-            for j, y in enumerate(seen):
-                power = (x.conj() * y).real * w[..., :half] * count
-                products[i, j].index_add_(0, shell.flatten(), power.flatten())
-    matrix = products[..., :-1].permute(2, 0, 1).double() + lean * torch.eye(2)
-    right = (given[:, :-1].T + torch.tensor([0.0, lean])).double()
+    pairs = zip(torch.stack([plain, local], 1), total.flip(0), weight.flip(0))
+    given, power = (sum(found) for found in zip(*(products(*pair) for pair in pairs)))
+    matrix = power.permute(2, 0, 1).double() + lean * torch.eye(2)
+    right = (given.T + torch.tensor([0.0, lean])).double()
     parts = torch.linalg.solve(matrix, right)
     return (parts[:, 1] / parts.sum(1)).nan_to_num(1.0).clamp(0, 1).float()
 

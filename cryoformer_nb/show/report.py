@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['verdict_card', 'latent_card', 'path_card', 'truth_card', 'half_map_card', 'error_card', 'share_card',
-           'half_set_cards', 'flexibility_card', 'pose_card', 'contrast_card', 'loss_card', 'settings_card',
-           'is_report', 'report']
+           'half_set_cards', 'population_card', 'landscape_card', 'flexibility_card', 'pose_card', 'contrast_card',
+           'loss_card', 'settings_card', 'is_report', 'report']
 
 # %% ../../nbs/show/14_report.ipynb #f83ee0b5
 from html import escape
@@ -16,6 +16,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from ..analysis.flexibility import flexibility
+from ..analysis.landscape import Landscape, landscape, places
 from ..analysis.latent import motion_path
 from ..analysis.metrics import score
 from ..analysis.pose_history import pose_history
@@ -234,6 +235,12 @@ def share_card(run, share: MotionShare) -> str:
     return _card("How much of it is motion", fig, reading, "share")
 
 
+def _unknown_card(title: str, error: InputError) -> str:
+    "What cannot be said, and why."
+    words = f"Not known: {escape(str(error))}"
+    return f'<section class="card wide"><h2>{title}</h2><p>{words}</p></section>'
+
+
 def half_set_cards(run, path, particles=None) -> list:
     "What the half sets say of the maps; none for a run without, words if images are not found."
     if not has_half_runs(run):
@@ -241,9 +248,43 @@ def half_set_cards(run, path, particles=None) -> list:
     try:
         known = uncertainty(run, particles)
     except InputError as error:
-        title, words = "How far the maps may be off", f"Not known: {escape(str(error))}"
-        return [f'<section class="card wide"><h2>{title}</h2><p>{words}</p></section>']
+        return [_unknown_card("How far the maps may be off", error)]
     return [error_card(run, known, path), share_card(run, motion_share(known.maps, 40))]
+
+# %% ../../nbs/show/14_report.ipynb #14e00006
+def population_card(found: Landscape, path) -> str:
+    "The population along the main motion and its states, with the places of the maps of `path`."
+    here, dot = found.at.astype(np.float32), dict(color="#b9c4cf", size=6)
+    fig = go.Figure(
+        [
+            go.Scatter(x=here, y=found.counted, mode="markers", marker=dot, name="counted"),
+            go.Scatter(x=here, y=found.population, line_color=PALETTE[0], name="without the blur"),
+        ]
+    )
+    for state in found.states:
+        told = dict(annotation_text=f"{state.share:.0%}", annotation_position="top")
+        fig.add_vline(state.place, line_dash="dot", line_color=PALETTE[1], **told)
+    numbers = [str(k + 1) for k in range(len(path))]
+    ticks = dict(title="place of the maps", tickvals=places(path, found.path), ticktext=numbers)
+    fig = styled(fig, 340, xaxis=ticks, yaxis_title="share of the particles")
+    words = str(found)
+    reading = (
+        f"{words[0].upper()}{words[1:]}. The line is the population along the main motion, without "
+        "the blur that noise puts on the latents that are counted (dots); the numbers are those of "
+        "the maps. Believe a small hill only if it is there with half of the particles, too."
+    )
+    return _card("How many particles are where", fig, reading, "population", wide=True)
+
+
+def landscape_card(run, path, particles=None) -> str:
+    """The same of a run; empty where no motion is proven, words if its particles are not found."""
+    verdict = getattr(run, "verdict", None)
+    if verdict is None or not verdict.moving or getattr(run, "model", None) is None:
+        return ""
+    try:
+        return population_card(landscape(run, particles), path)
+    except InputError as error:
+        return _unknown_card("How many particles are where", error)
 
 # %% ../../nbs/show/14_report.ipynb #7b02fa8f
 def _other_maps(moving) -> dict:
@@ -473,6 +514,7 @@ def report(
         path_card(run, path),
         truth_card(run, scores) if scores else half_map_card(run),
         *half_set_cards(run, path, particles),
+        landscape_card(run, path, particles),
         flexibility_card(run, scores),
         pose_card(run, truth),
         contrast_card(run),

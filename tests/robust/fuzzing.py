@@ -90,6 +90,7 @@ COMMANDS = [
     (["volumes", "run", "--out", "out", "-q", "--latents", "set/z.npy"], ["set/z.npy"]),
     (["volumes", "run", "--out", "out", "-q", "--pc", "1", "-n", "3"], RUN[2:3]),
     (["volumes", "run", "--out", "out", "-q", "--kmeans", "2"], RUN[2:3]),
+    (["landscape", "run", "--json"], RUN),
     (["flexibility", "run", "--out", "out", "-n", "3", "--truth", "truth"], RUN + TRUTH),
     (["score", "run", "--truth", "truth", "-n", "5", "--json"], RUN + TRUTH * 2),
     (["report", "run", "--out", "out.html"], [*RUN, "run/half1.mrc", "run/mean.mrc"]),
