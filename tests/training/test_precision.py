@@ -125,7 +125,7 @@ def test_a_checkpoint_continues_in_the_other_precision(particles, average, tmp_p
 def test_quality_is_that_of_float32_within_the_spread_of_seeds(star, tmp_path):
     found = {}
     for config in (SMALL, HALF):
-        for seed in (1, 2, 3):
+        for seed in (1, 2):
             out = tmp_path / f"{config.precision}{seed}"
             run = train(star, out, epochs=5, config=replace(config, seed=seed), progress=False)
             said = score(run, star.parent / "truth")
