@@ -31,9 +31,10 @@ def binned(
     y,  # (N,)
     colour=None,  # (N,) numbers
     bins: int = 160,  # along each axis
+    window=None,  # ((x0, x1), (y0, y1)) that is drawn; default all
 ) -> go.Heatmap:
     "Counts (log10), or the mean of `colour`, on a grid; nan where no particle lies."
-    count, x_edges, y_edges = np.histogram2d(x, y, bins)
+    count, x_edges, y_edges = np.histogram2d(x, y, bins, window)
     with np.errstate(invalid="ignore", divide="ignore"):
         if colour is None:
             z = np.log10(count)
@@ -132,13 +133,17 @@ def inside(
 ) -> np.ndarray:  # (N,) bool
     "Which points lie inside a closed polygon."
     polygon, xy = np.asarray(polygon, dtype=np.float64), np.asarray(xy, dtype=np.float64)
-    x, y = xy.T
-    odd = np.zeros(len(xy), dtype=bool)
+    found = np.zeros(len(xy), dtype=bool)
+    near = np.flatnonzero(((xy >= polygon.min(0)) & (xy <= polygon.max(0))).all(1))
+    near = near[np.argsort(xy[near, 1])]  # by y: those that an edge can concern lie together
+    x, y = xy[near].T.copy()
+    odd = np.zeros(len(near), dtype=bool)
     for (x0, y0), (x1, y1) in zip(polygon, np.roll(polygon, -1, axis=0)):
         if y0 != y1:  # the ray of a point between y0 and y1 meets this edge
-            between = (y0 > y) != (y1 > y)
-            odd ^= between & (x < x0 + (y - y0) * (x1 - x0) / (y1 - y0))
-    return odd
+            a, b = np.searchsorted(y, sorted((y0, y1)))
+            odd[a:b] ^= x[a:b] < x0 + (y[a:b] - y0) * ((x1 - x0) / (y1 - y0))
+    found[near[odd]] = True
+    return found
 
 # %% ../../nbs/show/06_cloud.ipynb #617e815d
 class Cloud:

@@ -206,7 +206,9 @@ def select(
     drawn: bool = False,  # whether the user has drawn the outline
 ) -> None:
     "Make these particles the selection."
-    self.selected = np.unique(np.asarray(rows, dtype=np.int64))
+    chosen = np.zeros(self.cloud.count, dtype=bool)  # faster than sorting a million
+    chosen[np.asarray(rows, dtype=np.int64)] = True
+    self.selected = np.flatnonzero(chosen)
     self._mark_selection(drawn)
     self.changed()
 
@@ -330,10 +332,36 @@ def choose(
 
 
 @patch
-def _replane(self: Explorer) -> None:
+def _look(
+    self: Explorer,
+    change: dict,  # of the layout, as the page tells it
+) -> None:
+    "Draw the part of the plane that has been zoomed into."
+    if any(key.endswith(".autorange") for key in change):
+        window = None
+    elif any("axis.range" in key for key in change):
+        old = self.drawn.window or np.stack([self.plane.min(0), self.plane.max(0)], 1).tolist()
+        ranges = []
+        for axis, before in zip(("xaxis", "yaxis"), old):
+            ends = [change.get(f"{axis}.range[{k}]", before[k]) for k in (0, 1)]
+            ranges.append(tuple(sorted(change.get(f"{axis}.range", ends))))
+        window = tuple(ranges)
+    else:
+        return
+    if self.drawn.look(window):
+        self._replane(stay=True)
+
+
+@patch
+def _replane(
+    self: Explorer,
+    stay: bool = False,  # in the part that is looked at
+) -> None:
     "Draw the plane anew."
     if self.cloud_fig is None:
         return
+    if not stay:
+        self.drawn.look(None)
     new = self.plane_figure()
     with self.lock, self.cloud_fig.batch_update():
         for old, fresh in zip(self.cloud_fig.data, new.data):
@@ -342,7 +370,8 @@ def _replane(self: Explorer) -> None:
                     old[key] = value
         for axis in ("xaxis", "yaxis"):
             self.cloud_fig.layout[axis].title.text = new.layout[axis].title.text
-            self.cloud_fig.layout[axis].autorange = True
+            if not stay:
+                self.cloud_fig.layout[axis].autorange = True
     self._mark_selection()
 
 # %% ../../nbs/show/09_explorer.ipynb #4dbeda75
@@ -413,6 +442,8 @@ def hear(
     elif event.get("xrange") and np.ptp(event["xrange"]) > 0:
         (x0, x1), (y0, y1) = event["xrange"], event["yrange"]
         self.select_polygon([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], True)
+    elif event["what"] == "relayout":
+        self._look(event["change"])
     else:
         self._mark_selection(True)
 

@@ -175,7 +175,8 @@ class Canvas {
     while (!this.el.clientWidth && !this.over) await new Promise((done) => setTimeout(done, 100));
     if (this.over) return;
     const { n, data, layout } = plain(this.wire.get("figure"));
-    if (this.model.get("wide")) layout.width = this.el.clientWidth;
+    this.own = this.model.get("wide") ? Infinity : (layout.width ?? Infinity);
+    layout.width = Math.min(this.own, this.el.clientWidth); // nothing is cut
     const config = { displaylogo: false, editSelection: false };
     const fresh = !this.plot;
     if (fresh) this.el.append((this.plot = document.createElement("div")));
@@ -204,8 +205,8 @@ _FOLLOW_JS = """
     }
   }
   async fit() {
-    const width = this.el.clientWidth;
-    if (!this.plot || !width || !this.model.get("wide")) return;
+    const width = Math.min(this.own, this.el.clientWidth);
+    if (!this.plot || !width) return;
     if (Math.abs(this.plot._fullLayout.width - width) < 2) return;
     await this.Plotly.relayout(this.plot, { width });
   }
@@ -347,7 +348,7 @@ class LiveFigure(go.Figure):
             self._wire.send_state("figure")
         elif content["what"] == "relayout":
             self.plotly_relayout(content["change"], source_view_id="page")
-        elif self._heard:
+        if self._heard and content["what"] != "again":
             self._heard(content)
 
     # what a figure calls when it has been changed
@@ -377,13 +378,13 @@ class LiveFigure(go.Figure):
 
 def live_figure(
     fig: go.Figure,
-    wide: bool = True,  # follow the width of the room
+    wide: bool = True,  # fill the width of the room; else be narrower only if the room is
     heard=None,  # called with what is clicked or drawn, a dict
 ) -> LiveFigure:
     """The figure, alive.
 
     `what` of a message to `heard` is click (with trace, point, x, y), selected (with xs, ys of a
-    lasso or xrange, yrange of a box) or deselected."""
+    lasso or xrange, yrange of a box), deselected, or relayout (with the change; `fig` has it)."""
     return LiveFigure(fig, wide, heard)
 
 # %% ../../nbs/show/01_panels.ipynb #dd35962f

@@ -163,7 +163,7 @@ def static(self: ParticleView, pixels: int = 64) -> go.Figure:
         fig.update_yaxes(scaleanchor=f"x{k + 1 if k else ''}", **place)
     fig.update_xaxes(visible=False, constrain="domain")
     fig.update_yaxes(visible=False, autorange="reversed", constrain="domain")
-    fig.update_annotations(font=dict(size=12))
+    fig.update_annotations(font=dict(size=12 if self.size > 130 else 10))
     return fig.update_layout(
         template="plotly_white",
         width=self.size * columns,

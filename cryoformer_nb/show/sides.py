@@ -47,7 +47,8 @@ class Plane:
         self.cloud = cloud
         self.x, self.y = "PC 1", "PC 2" if len(cloud.share) > 1 else "PC 1"
         self.colour = next(iter(cloud.given), "particles")
-        self.dense = cloud.count > limit
+        self.limit, self.window = limit, None  # the part of the plane that is looked at
+        self.dense = cloud.count > limit  # whether a density is drawn
         #: numbers of the particles that are points
         self.rows = evenly(cloud.count, limit // 2 if self.dense else limit)
 
@@ -55,6 +56,22 @@ class Plane:
     def positions(self) -> np.ndarray:
         "(N, 2), of all particles."
         return np.stack([self.cloud.values(self.x), self.cloud.values(self.y)], 1)
+
+    def look(
+        self,
+        window,  # ((x0, x1), (y0, y1)), or None for all of the plane
+    ) -> bool:
+        "Draw a part, as points if they are few enough. Whether it is another than before."
+        if self.cloud.count <= self.limit or window == self.window:
+            return False
+        self.window, rows = window, np.arange(self.cloud.count)
+        if window is not None:
+            (x0, x1), (y0, y1) = window
+            x, y = self.positions.T
+            rows = np.flatnonzero((x >= x0) & (x <= x1) & (y >= y0) & (y <= y1))
+        self.dense = len(rows) > self.limit
+        self.rows = rows[evenly(len(rows), self.limit // 2 if self.dense else self.limit)]
+        return True
 
     def choose(self, which: str, name: str, progress=None) -> None:
         "Another x, y or colour; its numbers are computed first. `InputError` if there is none."
@@ -106,14 +123,15 @@ def density(
     bins: int = 160,  # along each axis
 ) -> go.Heatmap:
     "The trace of all particles as a density, or nothing to be seen if they are few."
-    heat = go.Heatmap(x=[0], y=[0], z=[[0.0]], visible=False)
+    heat = go.Heatmap(x=[0], y=[0], z=[[0.0]])
     if self.dense:
-        heat = binned(*self.positions.T, self.cloud.values(self.colour), bins)
+        heat = binned(*self.positions.T, self.cloud.values(self.colour), bins, self.window)
     label = "log₁₀ particles" if self.colour == "particles" else self.cloud.title(self.colour)
     bar = colour_bar(label, 0.9)
     z = [[None if np.isnan(v) else round(float(v), 3) for v in row] for row in heat.z]
     hover = "%{z:.3g}<extra></extra>"
-    return heat.update(name="density", colorbar=bar, hovertemplate=hover, z=z)  # JSON has no nan
+    heat.update(visible=self.dense, z=z)  # JSON has no nan
+    return heat.update(name="density", colorbar=bar, hovertemplate=hover)
 
 # %% ../../nbs/show/07_sides.ipynb #5e1ec7ed
 class Group(NamedTuple):
@@ -130,7 +148,7 @@ def group_points(
     groups,  # of `Group`
 ) -> dict:
     "Places and colours of the particles of all groups, at most as many as the plane draws."
-    most = len(self.rows) // max(len(groups), 1)
+    most = self.limit // max(len(groups), 1)
     drawn = [group.rows[evenly(len(group.rows), most)] for group in groups]
     colours = [group.colour for group, rows in zip(groups, drawn) for _ in rows]
     x, y = self.positions[np.concatenate([*drawn, np.zeros(0, np.int64)])].astype(np.float32).T

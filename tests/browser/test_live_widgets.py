@@ -451,6 +451,35 @@ def test_explorer_click_lasso_and_save(opened, trained, tmp_path):
     assert not notebook.errors()
 
 
+def test_many_particles_are_points_when_zoomed(opened, trained):
+    "A density of all; the points of the part that the mouse has opened; the density again."
+    cell = "from cryoformer_nb.show.sides import Plane\nview = explore(run)\n"
+    notebook = opened("many.ipynb", trained, cell + "view.drawn = Plane(view.cloud, 60)\nview")
+    page = notebook.page
+    drawn(page, ".cf-plane")
+    page.locator(".cf-plane").scroll_into_view_if_needed()
+    assert page.evaluate(f"() => {PLANE}.data[0].visible !== false")
+    choose(page, ".cf-mode", "zoom")
+    middle = json.loads(notebook.run("print(json.dumps(view.plane[7].tolist()))"))
+    x, y = page.evaluate(PIXEL, middle)
+    page.mouse.move(x - 15, y - 15)
+    page.mouse.down()
+    page.mouse.move(x + 15, y + 15, steps=6)
+    page.mouse.up()
+    until(page, f"() => {PLANE}.data[0].visible === false")
+    shown = page.evaluate(f"() => Array.from({PLANE}.data[1].customdata)")
+    assert 7 in shown and len(shown) <= 60
+    assert notebook.run("print(view.drawn.rows.tolist())").strip() == str(shown)
+    corner = page.evaluate(
+        f"() => {{ const r = {PLANE}.querySelector('.nsewdrag').getBoundingClientRect(); "
+        "return [r.left + 6, r.top + 6]; }"  # where no point is clicked
+    )
+    page.mouse.dblclick(*corner)
+    until(page, f"() => {PLANE}.data[0].visible !== false")
+    assert not notebook.watched.foreign
+    assert not notebook.errors()
+
+
 def test_training_is_shown_while_it_runs(opened, trained):
     "Loss and map move during the training; what stands there afterwards is its end."
     notebook = opened(
