@@ -144,10 +144,10 @@ _TRAIN = [
 --config FILE      YAML file of settings, such as the config.yaml of another run, or the name of a
                    preset: paper (the values of the CryoFormer paper); --set changes it
 --seed K           seed of everything random (default 0)
---poses            given: as in the file (default); refine: nearly right ones, improved where data
-                   prove it, before and in training; auto: as refine if they do, as given if
-                   not; search: looked for far away too; table, residual, encoder (the paper):
-                   learnt by gradients
+--poses            auto: improved before and in training if the data prove errors, else kept
+                   (default); given: as in the file; refine: improved in training even if no
+                   error is proved before; search: looked for far away too; table, residual,
+                   encoder (the paper): learnt by gradients
 --focus MASK.mrc   soft mask in the frame of the average: the latent follows what moves in it, all
                    else stays still in the maps (default: none)
 --drop-junk        leave out images that show no one particle, as `cryoformer junk` does

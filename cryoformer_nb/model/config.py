@@ -72,7 +72,7 @@ class Config(Network):
     support_updates: int = 2  # how often the support is looked at again
     consensus_limit: int = 20000  # particles back-projected at most
     contrast: bool = True  # of each particle, estimated with its map; off: the same for all
-    poses: str = "given"  # refine: near the given ones; search: far too; auto: refine if proved
+    poses: str = "auto"  # refined where the data prove errors, else given; search: from afar
     pose_sigma: float = 0.0  # rad a component, how far given rotations are off; 0: estimated
     pose_sigma_px: float = 0.0  # px a component, how far given shifts are off; 0: estimated
     pose_angle: float = 0.9  # rad, how far a search looks

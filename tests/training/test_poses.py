@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import cryoformer_nb.training.train as training
 from cryoformer_nb.analysis.metrics import pose_error
 from cryoformer_nb.command.cli import main
 from cryoformer_nb.core.conventions import InputError
@@ -125,8 +126,10 @@ def near(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_auto_moves_poses_only_where_the_data_prove_errors(near, truth):
+@pytest.mark.parametrize("asked", [500, 5000], ids=["a sample first", "all at once"])
+def test_auto_moves_poses_only_where_the_data_prove_errors(near, truth, asked, monkeypatch):
     "The set's truth is that of `star`: the same seed made both."
+    monkeypatch.setattr(training, "ASKED", asked)
     config, particles = replace(SMALL, poses="auto"), load_particles(near)
     start = prepared(particles, config, progress=False, deadline=math.inf)
     assert start.poses == "refine"
@@ -137,6 +140,7 @@ def test_auto_moves_poses_only_where_the_data_prove_errors(near, truth):
     start = prepared(right, config, progress=False, deadline=math.inf)
     assert start.poses == "given"
     assert torch.equal(start.rotations, R)
+    assert not start.snapshots
 
 
 #: What must be left of the errors of rotation and shift. A table learns poses; a network improves
@@ -246,7 +250,8 @@ def test_resumed_refinement_is_the_uninterrupted_one(star, refined, tmp_path):
 
 
 def test_refusals(star, tmp_path, capsys):
-    run = train(star, tmp_path / "given", epochs=0.1, config=SMALL, progress=False)
+    config = replace(SMALL, poses="given")
+    run = train(star, tmp_path / "given", epochs=0.1, config=config, progress=False)
     with pytest.raises(InputError, match="--poses refine"):
         show_poses(run)
     for arguments in (
