@@ -24,7 +24,7 @@
     const width = layout.width, height = layout.height || 450, share = width ? Math.min(1, box.clientWidth / width) : 1;
     delete layout.width;                                            // narrow screens: as wide as there is room, and lower
     const pictures = data.every((t) => t.type === "heatmap");
-    layout.height = share < 1 ? Math.max(height * share, Math.min(height, pictures ? 90 : 330)) : height;
+    layout.height = share < 1 ? Math.max(height * share, Math.min(height, pictures ? 90 : layout.sliders ? 460 : 330)) : height;
     if (!pictures && (layout.scene && layout.xaxis || layout.xaxis3)) box.style.minWidth = "580px"; // unlike plots side by side
     else if (box.clientWidth < 480 && data.length > 1 && !(layout.legend || {}).orientation) {
       layout.legend = { ...layout.legend, orientation: "h", x: 0, y: 1.02, yanchor: "bottom" };
