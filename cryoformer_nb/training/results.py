@@ -21,7 +21,7 @@ from ..imaging.projector import section_images
 from ..particles.consensus import with_halves
 from ..particles.particles import evenly, write_star
 from .losses import motion_sums, motion_weights, on_plane
-from .steps import Trainer
+from .steps import BY_GRADIENT, REFINED, Trainer
 from .updates import snapshot
 
 # %% ../../nbs/training/03_results.ipynb #0365a056
@@ -119,7 +119,7 @@ def write_results(
     write_map(out / "mean.mrc", shown, trainer.particles.pixel_size)
     last = trainer.snapshots[-1] if trainer.snapshots else dict(stage=None, step=None)
     ended = (last["stage"], last["step"]) == ("end", trainer.step)  # and was interrupted afterwards
-    if trainer.config.poses != "given" and not ended:
+    if trainer.config.poses in (*REFINED, *BY_GRADIENT) and not ended:
         snapshot(trainer, "end")
     R, t = trainer.poses.present()  # the latents have been asked with these
     write_star(trainer.particles, out / "poses.star", R.cpu(), t.cpu())
