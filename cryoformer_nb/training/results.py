@@ -30,8 +30,9 @@ def latents(trainer: Trainer, show: bool = False) -> np.ndarray:
     "The latent of every particle, (N, d), in input order, without the channel's noise."
     count = len(trainer.particles)
     own = trainer.group.part(torch.arange(count))
-    parts = tqdm(own.split(trainer.chunk), desc="latents", unit="batch", disable=not show)
-    own = torch.cat([trainer.model.encode(*trainer.batch(rows)) for rows in parts])
+    # closed before an interrupt is reported, or the bar's last line would come after the message
+    with tqdm(own.split(trainer.chunk), desc="latents", unit="batch", disable=not show) as parts:
+        own = torch.cat([trainer.model.encode(*trainer.batch(rows)) for rows in parts])
     return trainer.group.joined(own, count).cpu().numpy()
 
 # %% ../../nbs/training/03_results.ipynb #155e4dd7
