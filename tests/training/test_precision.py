@@ -11,8 +11,6 @@ from torch.utils._pytree import tree_leaves
 from cryoformer_nb.analysis.metrics import score
 from cryoformer_nb.imaging.simulator import simulate
 from cryoformer_nb.model.config import Config
-from cryoformer_nb.particles.consensus import consensus
-from cryoformer_nb.particles.particles import load_particles
 from cryoformer_nb.training.steps import Trainer
 from cryoformer_nb.training.train import train
 
@@ -36,16 +34,6 @@ NEVER = ("fft", "floor", "embedding_bag", "grid_sampler", "index_add", "softplus
 @pytest.fixture(scope="module")
 def star(tmp_path_factory):
     return simulate(tmp_path_factory.mktemp("sets") / "arm", n=400, box=24, snr=0.3, seed=3)
-
-
-@pytest.fixture(scope="module")
-def particles(star):
-    return load_particles(star)
-
-
-@pytest.fixture(scope="module")
-def average(particles):
-    return consensus(particles)
 
 
 class Seen(TorchDispatchMode):

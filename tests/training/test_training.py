@@ -41,16 +41,6 @@ def star(tmp_path_factory):
     return simulate(tmp_path_factory.mktemp("sets") / "arm", n=800, box=32, snr=0.3, seed=3)
 
 
-@pytest.fixture(scope="module")
-def particles(star):
-    return load_particles(star)
-
-
-@pytest.fixture(scope="module")
-def average(particles):
-    return consensus(particles)
-
-
 READINGS = [dict(), dict(encoder="image"), dict(latent_dim=1)]
 MORE_READINGS = [
     dict(readout="ffn"),
