@@ -161,7 +161,7 @@ class Notebook:
 
     def __init__(self, browser, lab: Lab, name: str):
         self.watched = Watched(browser, 1400, 1000)
-        self.page, self.name = self.watched.page, name
+        self.page, self.name, self.lab = self.watched.page, name, lab
         self.page.goto(f"{lab.address}/lab/tree/{name}?reset", wait_until="load")
         self.page.wait_for_function(READY, timeout=90_000)
         session = "jupyterapp.shell.currentWidget.sessionContext"
@@ -210,11 +210,11 @@ class Notebook:
         return tuple(self.page.evaluate(FIGURES))
 
     def close(self):
-        "Shut the kernel down, if there is one, and close the tab."
-        self.page.evaluate(
-            "() => jupyterapp.shell.currentWidget.sessionContext.session?.shutdown()"
-        )
+        "Close the tab, then its kernel, if any: the page may show a dialog and know of none."
         self.page.close()
+        for session in json.loads(self.lab.ask("sessions")):
+            if session["path"] == self.name:
+                self.lab.ask(f"sessions/{session['id']}", "DELETE")
 
 
 def code_cell(source: str, name: str) -> dict:
