@@ -31,6 +31,7 @@ class DeviceRow:
     box: int  # px
     backend: str  # of the hash volume
     precision: str  # of the networks that read it
+    compile: bool  # by torch.compile
     voxels: int  # of the support
     ms_per_image: float
     memory_gb: float | None  # GiB at most; None on the CPU
@@ -42,6 +43,7 @@ DEVICE_COLUMNS = {
     "box": "box",
     "backend": "hash volume",
     "precision": "precision",
+    "compile": "compiled",
     "voxels": "voxels",
     "ms_per_image": "ms an image",
     "memory_gb": "GiB",
@@ -72,7 +74,7 @@ def device_row(
     steps: int = 30,
 ) -> DeviceRow:
     "Measure training on a device, beside the CPU."
-    plain = replace(config, device="cpu", backend="torch", precision="float32")
+    plain = replace(config, device="cpu", backend="torch", precision="float32", compile=False)
     known, gradient = first_step(Trainer(particles, plain, average))
     trainer = Trainer(particles, config, average)
     loss, found = first_step(trainer)
@@ -87,6 +89,7 @@ def device_row(
         box=particles.box,
         backend=config.backend,
         precision=config.precision,
+        compile=config.compile,
         voxels=len(trainer.model.support.coords),
         ms_per_image=1e3 * seconds / (steps * config.batch),
         memory_gb=torch.cuda.max_memory_allocated(trainer.device) / 2**30 if cuda else None,
@@ -112,18 +115,19 @@ def gpu(
         )
     cuda = config.device != "cpu"
     backends = ["torch", "tcnn"] if cuda and load_tinycudann() else ["torch"]
+    ways = [False, True] if cuda else [False]
     rows = []
     for box in boxes:
         with tempfile.TemporaryDirectory() as folder:
             particles = load_particles(simulate(Path(folder) / "set", "arm", n=n, box=box))
             average = consensus(particles)
-            for backend, precision in product(backends, CHOICES["precision"]):
+            for backend, precision, compiled in product(backends, CHOICES["precision"], ways):
                 if cuda:
                     torch.cuda.reset_peak_memory_stats(config.device)
-                way = replace(config, backend=backend, precision=precision)
+                way = replace(config, backend=backend, precision=precision, compile=compiled)
                 rows.append(device_row(particles, average, way, steps))
                 took = f"{rows[-1].ms_per_image:.3f} ms an image"
-                show(f"box {box}, {backend}, {precision}: {took}")
+                show(f"box {box}, {backend}, {precision}{', compiled' * compiled}: {took}")
     name = torch.cuda.get_device_name(config.device) if cuda else "the CPU"
     notes = [f"On {name}, torch {torch.__version__}; {steps} steps after {steps} to warm up."]
     return rows, write_table(out, "gpu", "Training on a device", rows, DEVICE_COLUMNS, notes)

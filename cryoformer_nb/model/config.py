@@ -85,6 +85,7 @@ class Config(Network):
     memory_gb: float = 2.0  # GiB; images are held in memory if they need no more
     checkpoint_minutes: float = 2.0  # minutes between checkpoints
     device: str = "auto"  # cpu or cuda; auto: a GPU if there is one
+    compile: bool = False  # steps by torch.compile: half a minute or more to begin, then faster
 
     def __post_init__(self):
         check_config(self)

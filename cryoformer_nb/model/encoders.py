@@ -136,19 +136,19 @@ class LinearLatent(nn.Module):
             self.register_buffer(name, getattr(model, name))
         self.register_buffer("shell", torch.tensor(model.shell))
         self.weight = nn.Parameter(scale * torch.eye(len(model.maps), latent_dim))
-        self.known = None  # the model and transforms of its maps, made when they are needed
+        self.register_buffer("read", transforms(model), persistent=False)
+        self.below = model.shell
 
     def forward(self, y: Tensor, rotations: Tensor, shifts_px: Tensor, h: Tensor) -> Tensor:
         "Latents (b, d) of whitened transforms y and CTF over noise h (b, D, D//2+1)."
-        if self.known is None:
-            model = LinearModel(self.mean, self.maps, self.variance, int(self.shell))
-            self.known = model, transforms(model)
-        seen = amounts(*self.known, y, h, rotations, shifts_px)
+        model = LinearModel(self.mean, self.maps, self.variance, self.below)
+        seen = amounts(model, self.read, y, h, rotations, shifts_px)
         return seen.mean[:, : len(self.maps)] @ self.weight
 
     def _load_from_state_dict(self, *args) -> None:
         super()._load_from_state_dict(*args)
-        self.known = None
+        self.below = int(self.shell)
+        self.read = transforms(LinearModel(self.mean, self.maps, self.variance, self.below))
 
 # %% ../../nbs/model/02_encoders.ipynb #4e0595ef
 def make_encoder(

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PRIMES', 'INSTALL', 'MOST_ELEMENTS', 'MATRIX_ELEMENTS', 'Level', 'growth_factor', 'level_scale', 'table_level',
            'level_layout', 'lattice_entries', 'level_entries', 'load_tinycudann', 'tinycudann_for', 'tcnn_config',
-           'tcnn_encoding', 'encode_native', 'HashGrid', 'changed_levels', 'torch_csr', 'SparseMap', 'lattice_encoding',
-           'axis_weights', 'encode_axes', 'axes_encoding', 'encode_sparse', 'fixed_encoding']
+           'tcnn_encoding', 'encode_native', 'HashGrid', 'changed_levels', 'sparse_product', 'csr_parts', 'SparseMap',
+           'lattice_encoding', 'axis_weights', 'encode_axes', 'axes_encoding', 'encode_sparse', 'fixed_encoding']
 
 # %% ../../nbs/model/01_hash_volume.ipynb #7036d478
 import importlib
@@ -23,7 +23,6 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from scipy import sparse
 from torch import Tensor, nn
-from torch.amp import custom_fwd
 from torch.func import functional_call
 
 from ..core.conventions import InputError
@@ -233,53 +232,64 @@ def _load_from_state_dict(self: HashGrid, state_dict, prefix, local_metadata, *a
     nn.Module._load_from_state_dict(self, state_dict, prefix, local_metadata, *args)
 
 # %% ../../nbs/model/01_hash_volume.ipynb #8bfaf396
-class _SparseProduct(torch.autograd.Function):
-    "matrix @ x for a constant sparse matrix, with the transpose at hand for the backward pass."
+@torch.library.custom_op("cryoformer_nb::sparse_product", mutates_args=())
+def sparse_product(
+    x: Tensor,  # (columns, features)
+    matrix: list[Tensor],  # of `csr_parts`
+    transpose: list[Tensor],  # the same of its transpose, for the backward pass
+) -> Tensor:  # (rows, features)
+    "A constant sparse matrix times x; one operation, as torch.compile knows no sparse tensors."
+    with warnings.catch_warnings():
+        # torch calls CSR tensors beta; the product used here is tested below
+        warnings.simplefilter("ignore", UserWarning)
+        shape = len(matrix[0]) - 1, len(x)
+        return torch.sparse_csr_tensor(*matrix, shape, check_invariants=False) @ x
 
-    @staticmethod
-    @custom_fwd(device_type="cuda", cast_inputs=torch.float32)  # whatever is computed around it
-    @custom_fwd(device_type="cpu", cast_inputs=torch.float32)
-    def forward(ctx, x, matrix, transpose):
-        ctx.transpose = transpose
-        return matrix @ x
 
-    @staticmethod
-    def backward(ctx, grad):
-        return ctx.transpose @ grad.contiguous(), None, None
+@sparse_product.register_fake
+def _shape_alone(x, matrix, transpose):
+    return x.new_empty(len(matrix[0]) - 1, x.shape[1])
+
+
+def _keep(ctx, inputs, output):
+    _, ctx.matrix, ctx.transpose = inputs
+
+
+def _turned(ctx, grad):
+    return sparse_product(grad.contiguous(), ctx.transpose, ctx.matrix), [None] * 3, [None] * 3
+
+
+sparse_product.register_autograd(_turned, setup_context=_keep)
 
 
 MOST_ELEMENTS = 2**31 - 1  # of a sparse matrix: torch's kernels count in 32 bits
 
 
-def torch_csr(matrix: sparse.csr_matrix, device=None, dtype=torch.float32) -> Tensor:
-    "A sparse matrix of scipy as one of torch; `InputError` for more elements than it can count."
+def csr_parts(matrix: sparse.csr_matrix, device=None, dtype=torch.float32) -> list[Tensor]:
+    """Row pointers, columns and values of a sparse matrix of scipy.
+
+    `InputError` for more elements than torch can count.
+    """
     if matrix.nnz > MOST_ELEMENTS:
         raise InputError(
             f"sparse matrix: expected at most {MOST_ELEMENTS} elements, found {matrix.nnz}; "
             "take fewer points at a time"
         )
-    with warnings.catch_warnings():
-        # torch calls CSR tensors beta; the product used here is tested below
-        warnings.simplefilter("ignore", UserWarning)
-        return torch.sparse_csr_tensor(
-            torch.from_numpy(matrix.indptr.astype(np.int32)),
-            torch.from_numpy(matrix.indices.astype(np.int32)),
-            torch.from_numpy(matrix.data).to(dtype),
-            matrix.shape,
-            device=device,
-            check_invariants=False,
-        )
+    pointers, columns = (x.astype(np.int32) for x in (matrix.indptr, matrix.indices))
+    values = torch.from_numpy(matrix.data).to(dtype)
+    return [x.to(device) for x in (*map(torch.from_numpy, (pointers, columns)), values)]
 
 
 class SparseMap:
     "A constant linear map: `SparseMap(m)(x)` is m @ x, differentiable in x (columns, features)."
 
     def __init__(self, matrix: sparse.csr_matrix, device=None, dtype=torch.float32):
-        self.matrix = torch_csr(matrix, device, dtype)
-        self.transpose = torch_csr(matrix.T.tocsr(), device, dtype)
+        self.matrix = csr_parts(matrix, device, dtype)
+        self.transpose = csr_parts(matrix.T.tocsr(), device, dtype)
 
     def __call__(self, x: Tensor) -> Tensor:
-        return _SparseProduct.apply(x, self.matrix, self.transpose)
+        # in its own precision, whatever is computed around it
+        return sparse_product(x.to(self.matrix[2].dtype), self.matrix, self.transpose)
 
 # %% ../../nbs/model/01_hash_volume.ipynb #c1d12fd5
 def lattice_encoding(

@@ -40,12 +40,17 @@ def small_box(box: int, shell: int) -> int:
 
 
 @lru_cache(maxsize=4)
-def low_frequencies(box: int, shell: int, device) -> tuple[Tensor, Tensor]:
-    "Frequencies (k, 2), cycles/px, below a shell without 0, and their places (k,) in `rfft2c`."
+def _low_frequencies(box: int, shell: int, device) -> tuple[Tensor, Tensor]:
     f = frequencies(box, device=device)
     radius = f.norm(dim=-1) * box
     index = ((radius < min(shell, box // 2)) & (radius > 0)).flatten().nonzero()[:, 0]
     return f.flatten(0, 1)[index], index
+
+
+@torch.compiler.assume_constant_result  # torch.compile looks through a cache
+def low_frequencies(box: int, shell: int, device) -> tuple[Tensor, Tensor]:
+    "Frequencies (k, 2), cycles/px, below a shell without 0, and their places (k,) in `rfft2c`."
+    return _low_frequencies(box, shell, device)
 
 
 def low_samples(

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['BY_GRADIENT', 'REFINED', 'REMEMBERED', 'learning_rate', 'choose_device', 'read_focus', 'check_focus', 'first_model',
-           'seeded', 'split_rows', 'check_group', 'Trainer', 'epoch_order', 'load_moments']
+           'compiled', 'seeded', 'split_rows', 'check_group', 'Trainer', 'epoch_order', 'load_moments']
 
 # %% ../../nbs/training/01_steps.ipynb #9b12c32c
 import math
 import os
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
@@ -110,6 +111,24 @@ def first_model(
         check_focus(focus, average.support, config)
     return build_model(config, *maps, width / pixel_size, focus=focus)
 
+# %% ../../nbs/training/01_steps.ipynb #5cd4d461
+def compiled(config: Config, *functions: Callable) -> tuple:
+    """The functions as a step calls them, through `torch.compile` where the settings ask for it.
+
+    `InputError` if torch finds no compiler that works.
+    """
+    if not config.compile:
+        return functions
+    try:
+        torch.compile(torch.sin)(torch.zeros(2, device=choose_device(config.device)))
+    except Exception as error:  # the kinds differ with version and device
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(
+            "config: expected a compiler that torch.compile can use (g++; Triton for a GPU), found "
+            f"{type(error).__name__}: {reason:.200}; take compile=off"
+        ) from error
+    return tuple(torch.compile(function, dynamic=False) for function in functions)
+
 # %% ../../nbs/training/01_steps.ipynb #bfc828d4
 def seeded(*numbers: int) -> torch.Generator:
     "A generator that depends on all the numbers."
@@ -186,6 +205,7 @@ class Trainer:
         self.seconds = 0.0  # of the run at the end of the last step
         self.began = None  # seconds of the run when its first step was due
         self.zero = time.perf_counter()  # when the run would have begun without interruptions
+        self.encode, self.predict = compiled(config, self.model.encode, self.model.predict)
         self.calibrate()
 
     @property
@@ -336,10 +356,10 @@ def objective(self: Trainer, rows: Tensor, progress: float) -> tuple[Tensor, Ten
     price = share * self.pose_price(own.to(self.device), R, t)
     if self.poses_alone(progress):
         return price, price
-    z = self.model.encode(y, R.detach(), t.detach(), h)
+    z = self.encode(y, R.detach(), t.detach(), h)
     drawn = torch.randn(len(rows), z.shape[1], generator=seeded(config.seed, self.step, 1))
     z, power = latent_channel(z, config.latent_noise, self.group.part(drawn))
-    weights, predicted = self.loss_weights(progress), self.model.predict(z, R, t, h)
+    weights, predicted = self.loss_weights(progress), self.predict(z, R, t, h)
     predicted = predicted * self.update_contrast(rows, predicted, y, weights, self.group)
     loss = share * image_loss(predicted, y, weights).mean()
     return loss + share * config.latent_penalty * power + price, loss

@@ -24,12 +24,12 @@ from cryoformer_nb.model.config import Config
 from cryoformer_nb.model.fourier_model import build_model
 from cryoformer_nb.model.hash_volume import (
     HashGrid,
+    csr_parts,
     fixed_encoding,
     growth_factor,
     level_layout,
     load_tinycudann,
     tinycudann_for,
-    torch_csr,
 )
 
 f32 = np.float32
@@ -313,7 +313,7 @@ def test_checkpoints_of_the_earlier_layout(tmp_path, finest, refused):
 
 def test_matrices_that_torch_cannot_count_are_refused():
     with pytest.raises(InputError, match="at most 2147483647 elements"):
-        torch_csr(types.SimpleNamespace(nnz=2**31))
+        csr_parts(types.SimpleNamespace(nnz=2**31))
 
 
 @pytest.mark.gpu

@@ -96,10 +96,6 @@ class _Functions(TorchFunctionMode):
             return func(*args, **kwargs).to(device)
         if func is torch.Tensor.tolist:
             return func(args[0].cpu())
-        if func is torch.sparse_csr_tensor:
-            device = kwargs.pop("device")
-            made = func(*args, **kwargs)
-            return Placed(made) if device is not None and torch.device(device) == DEVICE else made
         return func(*args, **kwargs)
 
 
