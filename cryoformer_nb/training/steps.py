@@ -149,7 +149,7 @@ def split_rows(
     cut = wanted if share > 0 and 8 * wanted <= count else 0
     return order[:cut].sort().values, order[cut:].sort().values
 
-# %% ../../nbs/training/01_steps.ipynb #822a19bc
+
 def check_group(group: Group, batch: int) -> None:
     "`InputError` if there are fewer images a step than processes."
     if group.size > batch:
@@ -158,7 +158,7 @@ def check_group(group: Group, batch: int) -> None:
             f"{batch}; raise batch or start fewer"
         )
 
-
+# %% ../../nbs/training/01_steps.ipynb #822a19bc
 class Trainer:
     "A training at work: data, model, optimizer, and what has been done so far."
 
