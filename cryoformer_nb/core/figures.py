@@ -47,9 +47,11 @@ def show_images(
         z = grey(image[::step, ::step], limits)
         look = dict(colorscale="Greys_r", showscale=False, zmin=0, zmax=255)
         heatmap = go.Heatmap(z=z, hoverinfo="skip", **look)
-        fig.add_trace(heatmap, k // columns + 1, k % columns + 1)
+        place = dict(row=k // columns + 1, col=k % columns + 1)
+        fig.add_trace(heatmap, **place)
+        fig.update_yaxes(scaleanchor=f"x{k + 1 if k else ''}", **place)  # sizes may differ
     fig.update_xaxes(visible=False, constrain="domain")
-    fig.update_yaxes(visible=False, constrain="domain", autorange="reversed", scaleanchor="x")
+    fig.update_yaxes(visible=False, constrain="domain", autorange="reversed")
     size = dict(width=width * columns + 20, height=(width + 25) * rows + 20)
     return fig.update_layout(**size, margin=dict(l=5, r=5, t=25, b=5))
 
@@ -138,8 +140,8 @@ def film(
     below, free = dict(y=0, yanchor="top"), dict(t=gap, b=4, l=0, r=0)
     menu = dict(type="buttons", direction="left", x=0, xanchor="left", buttons=buttons)
     menu |= dict(showactive=False, pad=free | dict(t=gap + 4))
-    left = max(0.24, 100 / ((fig.layout.width or 640) - 20))  # right of the buttons
-    slider = dict(active=still, steps=steps, x=left, len=1 - left, pad=free, font=dict(size=1))
+    beside = free | dict(l=100)  # right of the buttons, however narrow the figure
+    slider = dict(active=still, steps=steps, x=0, len=1, pad=beside, font=dict(size=1))
     slider |= dict(currentvalue=dict(prefix=prefix, font=dict(size=13)), ticklen=0)
     more = gap + 42
     fig.update_layout(updatemenus=[menu | below], sliders=[slider | below])

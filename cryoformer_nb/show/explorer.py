@@ -37,7 +37,7 @@ class Explorer(Panel):
     ):
         self.cloud, self.run, self.height = cloud, cloud.run, height
         self.drawn = Plane(cloud, limit)  # what the plane shows
-        self.maps = Player(cloud.run, cloud.latents, n)
+        self.maps = Player(cloud.run, cloud.latents, n, cloud.particles)
         self.selected = np.zeros(0, dtype=np.int64)  # numbers of particles
         self.picked = []  # latents
         self.groups = []  # selections that are kept, of `Group`
@@ -105,7 +105,7 @@ def plane_figure(self: Explorer) -> go.Figure:
 @patch
 def map_figure(self: Explorer) -> go.Figure:
     "The map of the place that is shown, in a box that holds the whole path."
-    return self.maps.map_figure(self.shown_map(), self.what, self.height)
+    return self.maps.map_figure(self.shown_map(), self.latent, self.what, self.height)
 
 
 @patch
@@ -140,7 +140,7 @@ def show(
     self._mark()
 
     def job():
-        self._draw(self.decode(z) if step is None else self.maps.frame(step), what)
+        self._draw(self.decode(z) if step is None else self.maps.frame(step), z, what)
 
     self.worker(job) if self.built else job()
     self.changed()
@@ -177,12 +177,12 @@ def _mark(self: Explorer) -> None:
 
 
 @patch
-def _draw(self: Explorer, volume, what: str) -> None:
+def _draw(self: Explorer, volume, z, what: str) -> None:
     "Show a map that has been decoded."
     self.volume = volume
     if self.map_fig is None:
         return
-    trace = self.maps.surface(volume)
+    trace = self.maps.surface(volume, z)
     with self.lock, self.map_fig.batch_update():
         plain = dict(intensity=None, hovertemplate=None)  # JSON leaves out what is not set
         for key, value in (plain | trace.to_plotly_json()).items():
@@ -392,21 +392,21 @@ def set_level(
     self.maps.level = self.maps.average + sigma * self.maps.sigma
     self._set(threshold=round(sigma, 1))
     if self.built:
-        self.worker(lambda: self._draw(self.volume, self.what))
+        self.worker(lambda: self._draw(self.volume, self.latent, self.what))
     self.changed()
 
 
 @patch
 def set_tint(
     self: Explorer,
-    name: str,  # one colour, difference to the average, or deviation over the particles
+    name: str,  # one of `sides.TINTS`
 ) -> None:
     "What the colour of the surface means. `InputError` if there is none of this name."
     self.shown_map()  # the first map sets the scale
     self.maps.choose_tint(name)
     self._set(tint=name)
     if self.built:
-        self.worker(lambda: self._draw(self.volume, self.what))
+        self.worker(lambda: self._draw(self.volume, self.latent, self.what))
     self.changed()
 
 

@@ -94,7 +94,10 @@ def _axes(fig: go.Figure, stages: list) -> None:
     middle = {}
     for kind in kinds:
         middle[kind] = float(np.mean([k for k, other in enumerate(kinds) if other == kind]))
-    fig.update_xaxes(tickvals=list(middle.values()), ticktext=list(middle), row=2, col=1)
+    at, near = list(middle.items()), 0.08 * len(stages)
+    clear = [one for one, after in zip(at, at[1:]) if after[1] - one[1] > near] + at[-1:]
+    names, places = zip(*clear)
+    fig.update_xaxes(tickvals=places, ticktext=names, row=2, col=1)
     axis = dict(range=[-1.1, 1.1], showticklabels=False, showbackground=False, gridcolor="#ddd")
     axes = {f"{name}axis": axis | dict(title=f"v<sub>{name}</sub>") for name in "xyz"}
     fig.update_scenes(aspectmode="cube", camera_eye=dict(x=1.05, y=1.05, z=0.7), **axes)

@@ -266,7 +266,8 @@ def population_card(found: Landscape, path) -> str:
         fig.add_vline(state.place, line_dash="dot", line_color=PALETTE[1], **told)
     numbers = [str(k + 1) for k in range(len(path))]
     ticks = dict(title="place of the maps", tickvals=places(path, found.path), ticktext=numbers)
-    fig = styled(fig, 340, xaxis=ticks, yaxis_title="share of the particles")
+    above = dict(orientation="h", x=0, y=1.1, yanchor="bottom")  # the shares of the states
+    fig = styled(fig, 360, xaxis=ticks, yaxis_title="share of the particles", legend=above)
     words = str(found)
     reading = (
         f"{words[0].upper()}{words[1:]}. The line is the population along the main motion, without "
@@ -395,7 +396,7 @@ main { padding: 0 24px 32px; }
 .fact.key b { color: var(--accent); font-weight: 650; }
 .fact span { font-size: 12.5px; color: var(--soft); }
 .grid { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 20px;
-  margin-top: 20px; }
+  margin-top: 20px; grid-auto-flow: dense; }
 .card { background: #fff; border: 1px solid var(--line); border-radius: 10px;
   padding: 18px 20px 16px; min-width: 0; }
 .card h2 { font-size: 17px; margin: 0 0 4px; font-weight: 650; }

@@ -16,6 +16,7 @@ from plotly.subplots import make_subplots
 
 from ..analysis.flexibility import Moments
 from ..analysis.latent import motion_path, principal_path
+from ..analysis.uncertainty import has_half_runs, uncertainty
 from ..core.conventions import InputError
 from ..core.figures import PALETTE
 from ..particles.particles import evenly
@@ -225,7 +226,12 @@ def figure(
 
 # %% ../../nbs/show/07_sides.ipynb #1b2e51a9
 #: What the colour of a surface means.
-TINTS = ("one colour", "difference to the average", "deviation over the particles")
+TINTS = (
+    "one colour",
+    "difference to the average",
+    "deviation over the particles",
+    "standard error",  # of runs with half sets
+)
 
 
 class Player:
@@ -236,8 +242,10 @@ class Player:
         run,  # has volume(z) or volumes(zs), and pixel_size
         latents,  # (N, d)
         n: int = 10,  # maps along a path
+        particles=None,  # of the run, for standard errors; default from where it found them
     ):
         self.run, self.latents, self.n = run, np.asarray(latents, dtype=np.float64), n
+        self.particles, self.known = particles, None  # an `Uncertainty`, once it is asked for
         self.name = "main motion"
         self.path = motion_path(self.latents, n)
         self.cache = {}  # number on the path -> map
@@ -327,16 +335,28 @@ def choose_tint(
     self: Player,
     name: str,  # one of `TINTS`
 ) -> None:
-    "Another meaning of the surface's colour. `InputError` if there is none of this name."
+    """Another meaning of the surface's colour.
+
+    `InputError` if there is none of this name, and for standard errors of a run without half sets
+    or without its images."""
     if name not in TINTS:
         raise InputError(f"surface: expected one of {', '.join(TINTS)}, found {name}")
+    if name == TINTS[3] and not has_half_runs(self.run):
+        raise InputError(
+            "surface: expected a run with half sets, whose maps say how far this one may be off, "
+            "found one without; train with --half-sets"
+        )
     if name != TINTS[0] and name not in self.tinting:
-        moments = Moments()
-        for z in self.latents[evenly(len(self.latents), 32)]:
+        moments, some = Moments(), self.latents[evenly(len(self.latents), 32)]
+        for z in some:
             moments.add(self.decode(z))
         low, high = limits_inside(moments.deviation, moments.mean)
         self.tinting[TINTS[1]] = moments.mean, (-2 * high, 2 * high)
         self.tinting[TINTS[2]] = moments.deviation, (low, high)
+        if name == TINTS[3]:
+            self.known = uncertainty(self.run, self.particles)
+            error = self.known.errors(some[::8]).mean(0)
+            self.tinting[name] = None, limits_inside(error, moments.mean)
     self.tint = name
 
 
@@ -344,6 +364,7 @@ def choose_tint(
 def tinted(
     self: Player,
     volume,  # (D, D, D)
+    z,  # (d,) its latent
     points,  # (p, 3) of its surface, A
 ) -> dict:
     "The style of a surface."
@@ -351,7 +372,10 @@ def tinted(
     if self.tint == TINTS[0] or not len(points):
         return plain
     colour, ends = self.tinting[self.tint]
-    colour = volume - colour if self.tint == TINTS[1] else colour
+    if self.tint == TINTS[1]:
+        colour = volume - colour
+    elif self.tint == TINTS[3]:
+        colour = self.known.errors(z)[0]
     value, *_ = on_surface(colour, points, self.run.pixel_size)
     return plain | coloured(value, *ends, self.tint) | dict(showscale=True, hoverinfo=None)
 
@@ -360,6 +384,7 @@ def tinted(
 def surface(
     self: Player,
     volume,  # (D, D, D)
+    z,  # (d,) its latent
     vertices: int | None = None,  # about as many at most, on a coarser grid
 ) -> go.Mesh3d:
     "The surface of a map at the common level."
@@ -368,18 +393,19 @@ def surface(
         (v, level), box = shrunk(volume, level, vertices), None
     step = self.run.pixel_size * len(volume) / len(v)
     points, triangles = mesh_or_none(v, level, step, box)
-    return mesh_trace(points, triangles, name="map", **self.tinted(volume, points))
+    return mesh_trace(points, triangles, name="map", **self.tinted(volume, z, points))
 
 
 @patch
 def map_figure(
     self: Player,
     volume,  # (D, D, D)
+    z,  # (d,) its latent
     title: str = "",
     height: int = 440,  # pixels
 ) -> go.Figure:
     "The map of one place."
-    fig, half = go.Figure(self.surface(volume)), self.run.pixel_size * len(volume) / 2
+    fig, half = go.Figure(self.surface(volume, z)), self.run.pixel_size * len(volume) / 2
     where = np.argwhere(volume > self.level) - len(volume) // 2
     solid = np.abs(where).max(initial=4) * self.run.pixel_size
     reach = np.array([[-1, -1, -1], [1, 1, 1]]) * min(half, 1.15 * solid)
@@ -397,16 +423,17 @@ def pair_figure(
     "Plane and maps side by side, with a slider over three places of the path."
     n, kinds = player.n, [{"type": "xy"}, {"type": "scene"}]
     at = (0, n // 2, n - 1)
-    volumes = [player.decode(player.path[k]) for k in at]
+    latents = player.path[list(at)]
+    volumes = [player.decode(z) for z in latents]
     fig = make_subplots(1, 2, specs=[kinds], column_widths=[0.5, 0.5], horizontal_spacing=0.1)
     *fixed, ring = _stored_plane(plane, placed)
     for trace in fixed:
         fig.add_trace(trace, 1, 1)
-    places = plane.cloud.place(player.path[list(at)], (plane.x, plane.y)).round(4)
-    for k, ((x, y), volume) in enumerate(zip(places, volumes)):
+    places = plane.cloud.place(latents, (plane.x, plane.y)).round(4)
+    for k, ((x, y), volume, z) in enumerate(zip(places, volumes, latents)):
         fig.add_trace(go.Scattergl(ring).update(x=[x], y=[y], visible=k == 1), 1, 1)
-        fig.add_trace(player.surface(volume, 1000).update(visible=k == 1), 1, 2)
-    scene = player.map_figure(volumes[1]).layout.scene
+        fig.add_trace(player.surface(volume, z, 1000).update(visible=k == 1), 1, 2)
+    scene = player.map_figure(volumes[1], latents[1]).layout.scene
     styled(
         fig,
         height,

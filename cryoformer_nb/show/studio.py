@@ -11,14 +11,16 @@ from html import escape
 from pathlib import Path
 
 import numpy as np
+import plotly.graph_objects as go
 from fastcore.basics import patch
 
 from ..core.conventions import InputError
-from ..core.figures import PALETTE
+from ..core.figures import PALETTE, film
 from .cloud import Cloud
 from .controls import button, named
 from .explorer import Explorer
 from .fsc import show_fsc
+from .page import write_film
 from .panels import Worker, control, row
 from .particles import show_particles
 from .session import History, State, read_session, write_session
@@ -247,6 +249,28 @@ def save_path(
     labels = [f"{self.maps.name} {k + 1}" for k in range(self.maps.n)]
     return write_volumes(self.run, self.path, out, labels, progress=False)
 
+
+@patch
+def path_film(
+    self: Studio,
+    vertices: int = 5000,  # of one map, about as many at most: keeps the page small
+) -> go.Figure:
+    "The maps of the path, with the contour and the colour that are shown, one after the other."
+    maps, parts = self.maps, ("x", "y", "z", "i", "j", "k", "intensity")
+    self.shown_map()  # the first map sets the contour
+    traces = [maps.surface(maps.frame(k), z, vertices) for k, z in enumerate(maps.path)]
+    fig = maps.map_figure(maps.frame(0), maps.path[0], maps.name, 560)
+    frames = [[{part: trace[part] for part in parts}] for trace in traces]
+    return film(fig, frames, range(1, maps.n + 1), prefix="map ", seconds=0.3)
+
+
+@patch
+def save_film(self: Studio, out="path.html") -> Path:
+    """Write the film of the path as one page that needs no network.
+
+    `InputError` if the file holds anything but an earlier film."""
+    return write_film(self.path_film(), out, f"{self.maps.name}, {self.maps.n} maps")
+
 # %% ../../nbs/show/18_studio.ipynb #70769c72
 @patch
 def save_session(self: Studio, path="session.json") -> Path:
@@ -322,14 +346,25 @@ def _path_tab(self: Studio) -> list:
     c, p = self.controls, self.panes
     p["knots"] = named("VBox", "cf-knots", "")
     p["film"] = named("Text", "cf-film", "folder to make", "180px", value="path_maps")
-    film = "the maps of the path and a script that plays them in ChimeraX"
+    p["page"] = named("Text", "cf-page", "file to write", "180px", value="path.html")
+    maps = "the maps of the path and a script that plays them in ChimeraX"
+    page = "the maps of the path as a page that plays them in any browser"
 
-    def write():
-        out = Path(p["film"].value)
-        self._soon(f"maps saved in {out}", lambda _: self.save_path(out), lambda: None)
+    def write(what, place, save):
+        out = Path(place.value)
+        self._soon(f"{what} saved as {out}", lambda _: save(out), lambda: None)
 
-    saved = self._button("cf-save-film", "save maps", film, write)
-    return [row(c.path, c.play, c.frame), row(c.pick, c.forget), p["knots"], row(p["film"], saved)]
+    def write_maps():
+        write("maps", p["film"], self.save_path)
+
+    def write_page():
+        write("film", p["page"], self.save_film)
+
+    saved = [
+        row(p["film"], self._button("cf-save-film", "save maps", maps, write_maps)),
+        row(p["page"], self._button("cf-save-page", "save film", page, write_page)),
+    ]
+    return [row(c.path, c.play, c.frame), row(c.pick, c.forget), p["knots"], *saved]
 
 
 @patch

@@ -108,8 +108,9 @@ def training_figure(
     fig = make_subplots(
         1,
         5,
-        column_widths=[0.34, 0.21, 0.15, 0.15, 0.15],
-        horizontal_spacing=0.06,
+        column_widths=[0.28, 0.2, 0.16, 0.16, 0.16],
+        horizontal_spacing=0.01,
+        specs=[[dict(r=0.03), dict(l=0.04, r=0.01), {}, {}, {}]],  # room for the numbers of axes
         subplot_titles=["", "", "map: xy", "xz", "yz"],
     )
     fig.add_traces(_lines(history), rows=1, cols=[1, 1, 2])
@@ -289,10 +290,10 @@ def verdict_figure(verdict: Verdict) -> go.Figure:
     fig = go.Figure(bars)
     line = dict(dash="dash", color="#1d2733")
     fig.add_vline(x=clear, line=line, annotation_text="clear", annotation_position="top")
-    title = "explained of the other half (1: noise)"
+    title = "explained of the other half<br>(1: noise)"
     fig.update_xaxes(title=title, rangemode="tozero")
     return fig.update_layout(
-        template="plotly_white", height=190, margin=dict(l=10, r=20, t=25, b=40)
+        template="plotly_white", height=205, margin=dict(l=10, r=20, t=25, b=55)
     )
 
 

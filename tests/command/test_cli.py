@@ -329,6 +329,12 @@ def test_half_sets(work, capfd):
     assert "confirmed by back-projections" in capfd.readouterr().out
     assert main(["report", "halves"]) == 0
     assert "half maps" in Path("halves/report.html").read_text(encoding="utf-8")
+    from cryoformer_nb import explore
+
+    view = explore("halves")
+    view.set_tint("standard error")
+    surface, errors = view.map_figure().data[0], view.maps.known.errors(view.latent)
+    assert 0 < surface.intensity.min() and surface.intensity.max() <= errors.max()
 
 
 def test_resume_goes_on(work, base):

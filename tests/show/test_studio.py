@@ -92,6 +92,8 @@ def tried_here(view, folder):
     view.show_images()
     assert view.images.start == 5
     assert (view.save_path(folder / "film") / "movie.cxc").is_file()
+    assert len(view.path_film().frames) == view.maps.n
+    assert view.save_film(folder / "path.html") == view.save_film(folder / "path.html"), "again"
     file = view.save_session(folder / "a.json")
     view.go_to(6)
     view.open_session(file)

@@ -18,8 +18,9 @@
   const smaller = (texts, share, each) => {
     for (const a of texts) {
       const own = (a.font && a.font.size) || 14, size = Math.max(Math.min(own, 9), own * Math.max(share, 0.55));
-      a.font = { ...a.font, size };
-      if (places(texts, "y") === 1 && (a.text || "").length * size * 0.53 >= each) a.text = halved(a.text);
+      const long = (a.text || "").length * size * 0.53 / each, rows = places(texts, "y");
+      a.font = { ...a.font, size: rows > 1 ? size / Math.min(Math.max(long, 1), 1.4) : size };
+      if (rows === 1 && long >= 1) a.text = halved(a.text);
     }
   };
   // The columns of a figure: where they stand, what stands in each, and whether that is a picture.
@@ -101,12 +102,11 @@
     layout.margin = { ...layout.margin, t: above, b: under };
     layout.height += above - t + under - b;
     if (share < 0.8) smaller(layout.annotations || [], share, pictures ? box.clientWidth / found.length : Infinity);
+    const lines = (layout.annotations || []).filter((a) => /<br>/.test(a.text) && a.y === 1).map((a) => 2.8 * ((a.font || {}).size || 14)), lack = Math.max(layout.margin.t, ...lines) - layout.margin.t;
+    layout.margin.t += lack;
+    layout.height += lack;
     box.style.height = `${layout.height}px`;
     await Plotly.newPlot(box, data, { ...layout, autosize: true }, { responsive: true, displaylogo: false, displayModeBar: false });
-    if (narrow && layout.sliders && layout.sliders[0].x > 0) {      // clear of the buttons on its left
-      const left = 100 / box._fullLayout._size.w;
-      await Plotly.relayout(box, { "sliders[0].x": left, "sliders[0].len": 1 - left });
-    }
     for (let room = 1.2 * box.clientWidth; room < Math.min(width || 720, 900) && crowded(box); room *= 1.2) {
       box.style.minWidth = `${Math.round(room)}px`;
       await Plotly.Plots.resize(box);
