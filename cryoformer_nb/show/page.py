@@ -108,6 +108,25 @@ def is_page(path) -> bool:
     return _MADE.encode() in Path(path).read_bytes()
 
 
+def _draw_figures(nb) -> int:
+    """Replace stored figures by HTML, leave widgets and the sources of folded cells out.
+
+    Returns the number of figures."""
+    number = 0
+    for cell in nb.cells:
+        if cell.metadata.get("jupyter", {}).get("source_hidden"):
+            cell.metadata["transient"] = {"remove_source": True}
+    for output in (o for cell in nb.cells for o in cell.get("outputs", [])):
+        data = output.get("data", {})
+        if PLOTLY_MIME in data:
+            number += 1
+            output["data"] = {"text/html": drawn(data[PLOTLY_MIME], number)}
+        elif WIDGET_MIME in data:
+            data.pop(WIDGET_MIME)
+    nb.metadata.pop("widgets", None)
+    return number
+
+# %% ../../nbs/show/15_page.ipynb #f12d0102
 _FILM = '<meta name="generator" content="cryoformer_nb film">'
 
 
@@ -133,25 +152,6 @@ def write_film(
     with output_file(out_html, ours=is_film) as name:
         Path(name).write_text(page, encoding="utf-8")
     return Path(out_html)
-
-
-def _draw_figures(nb) -> int:
-    """Replace stored figures by HTML, leave widgets and the sources of folded cells out.
-
-    Returns the number of figures."""
-    number = 0
-    for cell in nb.cells:
-        if cell.metadata.get("jupyter", {}).get("source_hidden"):
-            cell.metadata["transient"] = {"remove_source": True}
-    for output in (o for cell in nb.cells for o in cell.get("outputs", [])):
-        data = output.get("data", {})
-        if PLOTLY_MIME in data:
-            number += 1
-            output["data"] = {"text/html": drawn(data[PLOTLY_MIME], number)}
-        elif WIDGET_MIME in data:
-            data.pop(WIDGET_MIME)
-    nb.metadata.pop("widgets", None)
-    return number
 
 # %% ../../nbs/show/15_page.ipynb #f12d0002
 def slide_texts(source: str) -> list[tuple[str, str]]:
