@@ -236,7 +236,9 @@ out OUT           folder to write: particles.star, particles.mrcs, truth/
 --from A.cif      first of two conformations of a molecule (PDB or mmCIF), together with --to: its
                   domains move as screws from one to the other
 --to B.cif        second conformation, residues matched by chain and number
---frames K        conformations on the way, both ends among them (default 50)
+--turn PART       in place of --to: a part of A.cif turns once about the chain that leads to it, as
+                  gemmi selects (H,L/1-230: residues 1 to 230 of chains H and L)
+--frames K        conformations on the way, both ends among them (default 50), or of the turn (100)
 --small           a set of the paper at a size for two cores: fewer, smaller images of the same
                   field of view
 -n N              number of particles (default 4000; pedv and one_d_motion 50000)
@@ -258,6 +260,7 @@ out OUT           folder to write: particles.star, particles.mrcs, truth/
     preset=dict(type=word),
     **{"from": dict(dest="start")},
     to=dict(dest="end"),
+    turn=dict(type=word),
     frames=dict(type=count),
     n=dict(type=count),
     box=dict(type=count),

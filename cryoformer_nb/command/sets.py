@@ -44,6 +44,7 @@ def make_set(
     preset: str | None = None,  # of the simulator, a file of atoms, or a set of the paper
     ends: tuple = (),  # two structures
     frames: int | None = None,  # conformations between them
+    turn: str | None = None,  # of the only structure: the part that turns
     small: bool = False,  # a set of the paper at a small size
     n: int | None = None,
     box: int | None = None,
@@ -52,6 +53,7 @@ def make_set(
 ) -> str:
     "Simulate into a folder that appears when it is complete; say what it holds, a line each."
     from cryoformer_nb.core.outputs import check_apart
+    from cryoformer_nb.imaging.molecules import turned_part
     from cryoformer_nb.imaging.noise import spectrum_file
     from cryoformer_nb.imaging.nuisances import Nuisances
     from cryoformer_nb.imaging.simulator import simulate, simulate_motion
@@ -65,6 +67,9 @@ def make_set(
     if preset in RECIPES:
         own = dict(n=n, box=box, snr=snr, frames=frames)
         recipe(preset, out, ends, small, **own, **options)
+    elif turn:
+        widths = options.get("nuisances", Nuisances()).atom_widths
+        simulate(out, turned_part(*ends, turn, frames or 100, widths), **size, **options)
     elif ends:
         simulate_motion(out, *ends, frames or 50, **size, **options)
     else:
@@ -72,15 +77,20 @@ def make_set(
     return _describe_set(Path(out))
 
 # %% ../../nbs/command/02_sets.ipynb #eff8bbe1
-def _check_choice(preset, ends: list, given: str, frames, small: bool) -> None:
+def _check_choice(preset, ends: list, given: str, turn, frames, small: bool) -> None:
     "`InputError` for options of `simulate` that do not go together."
     from cryoformer_nb.particles.recipes import RECIPES
 
     named = preset in RECIPES
-    if len(ends) == 1:
+    if turn and (given != "--from" or len(ends) != 1 or preset):
+        raise InputError(
+            "--turn: expected a part of the structure that --from gives, found --to, --preset or "
+            "no --from; leave them out"
+        )
+    if len(ends) == 1 and not turn:
         raise InputError(
             f"--from and --to: expected two structures, found only {given}; "
-            "give both ends of the motion"
+            "give both ends of the motion, or --turn"
         )
     if ends and preset and not named:
         raise InputError(
@@ -109,7 +119,7 @@ def _simulate(a) -> None:
     if a.junk_kinds:
         given["junk_kinds"] = tuple(dict.fromkeys(a.junk_kinds))
     ends = [f for f in (a.start, a.end) if f]
-    _check_choice(a.preset, ends, "--from" if a.start else "--to", a.frames, a.small)
+    _check_choice(a.preset, ends, "--from" if a.start else "--to", a.turn, a.frames, a.small)
     print(
         make_set(
             a.out,
@@ -117,6 +127,7 @@ def _simulate(a) -> None:
             a.preset,
             ends,
             a.frames,
+            a.turn,
             a.small,
             a.n,
             a.box,
@@ -135,18 +146,22 @@ def _cryobench_set(a, nuisances: dict) -> str:
     "Simulate a set of CryoBench's layout; what to do with it. `InputError` for options it has not."
     from cryoformer_nb.bench.cryobench import simulate_cryobench
     from cryoformer_nb.core.outputs import check_apart
+    from cryoformer_nb.imaging.molecules import turned_part
 
-    others = ("start", "end", "frames", "small", "realistic", "pose_noise", "shift_noise")
+    others = ("end", "small", "realistic", "pose_noise", "shift_noise")
     excess = [name for name in (*others, "overwrite") if getattr(a, name)] + list(nuisances)
     if excess:
         raise InputError(
-            "--cryobench: expected --preset, -n, --box, --pixel-size, --snr, --shift and --seed, "
-            f"found {', '.join(excess)} too; leave it out"
+            "--cryobench: expected --preset, or --from with --turn and --frames, -n, --box, "
+            f"--pixel-size, --snr, --shift and --seed, found {', '.join(excess)} too; leave it out"
         )
-    check_apart(a.out, a.preset if a.preset and isfile(a.preset) else None)
+    ends = [a.start] if a.start else []
+    _check_choice(a.preset, ends, "--from" if a.start else "", a.turn, a.frames, False)
+    check_apart(a.out, *(f for f in (a.preset, *ends) if f and isfile(f)))
     size = dict(n=a.n or 4000, box=a.box or 64, snr=a.snr or 0.01)
     options = dict(pixel_size=a.pixel_size, shift_px=a.shift, seed=a.seed)
-    out = simulate_cryobench(a.out, a.preset or "arm", **size, **options)
+    molecule = turned_part(a.start, a.turn, a.frames or 100) if a.turn else a.preset or "arm"
+    out = simulate_cryobench(a.out, molecule, **size, **options)
     return f"{size['n']} particles: {out}\nnext: cryoformer benchmark cryobench {out}"
 
 # %% ../../nbs/command/02_sets.ipynb #0d5e1d02

@@ -10,6 +10,7 @@ import torch
 from cryoformer_nb import InputError, simulate
 from cryoformer_nb.command.cli import main
 from cryoformer_nb.imaging.density import gaussian_volume
+from cryoformer_nb.imaging.molecules import turned_part
 from cryoformer_nb.imaging.motion import describe, morph, move, read_pair, rms, superpose
 from cryoformer_nb.imaging.structures import atoms_to_map, load_atoms
 
@@ -197,3 +198,42 @@ def test_recipe_on_the_two_structures(hinge, tmp_path, capsys):
     size = ["--small", "-n", "30", "--frames", "5", "--snr", "0.01"]
     assert main(["simulate", str(tmp_path / "set"), "--preset", "pedv", *ends, *size]) == 0
     assert "3 parts" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- one structure, a part of it turns
+
+
+def test_a_part_turns_about_its_chain(hinge):
+    "Rigid, about the line through the two C-alpha atoms where the chain leaves it."
+    found = turned_part(hinge[0], "A/111-200", 12)
+    xyz = found.xyz
+    start = load_atoms(hinge[0])[0].numpy()
+    moving = np.abs(xyz - xyz[0]).max((0, 2)) > 1e-6
+    assert np.allclose(xyz[0], start)
+    assert 0 < moving.sum() < len(moving) / 2
+    shape = np.linalg.norm(xyz[:, moving, None] - xyz[:, None, moving], axis=-1)
+    assert np.allclose(shape, shape[0], atol=1e-4)
+    assert np.allclose(np.linalg.norm(found.coordinates, axis=1), 1)
+    step = found.coordinates[1] @ found.coordinates[0]
+    assert step == pytest.approx(np.cos(np.pi / 6))
+
+
+@pytest.mark.parametrize("part", ["A/5-15", "Z", "", "A", "A/x", "H:1", "*/1-20"])
+def test_a_part_that_no_chain_leaves_once_is_refused(hinge, part):
+    with pytest.raises(InputError, match="leaves once"):
+        turned_part(hinge[0], part)
+
+
+def test_a_set_of_a_turning_part(hinge, tmp_path, capsys):
+    "By both layouts; the truth is a point on a circle."
+    words = ["--from", str(hinge[0]), "--turn", "A/111-200", "--frames", "6", "-n", "12"]
+    assert main(["simulate", str(tmp_path / "a"), *words, "--box", "16"]) == 0
+    assert np.load(tmp_path / "a/truth/atoms.npz")["coordinates"].shape == (6, 2)
+    assert main(["simulate", str(tmp_path / "b"), *words, "--box", "16", "--cryobench"]) == 0
+    assert len(list((tmp_path / "b/vols/16_org").glob("*.mrc"))) == 6
+    capsys.readouterr()
+    for more in (["--to", str(hinge[1])], ["--preset", "arm"]):
+        assert main(["simulate", str(tmp_path / "c"), *words, *more]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+    assert main(["simulate", str(tmp_path / "c"), "--turn", "A/111-200"]) == 2
+    assert not (tmp_path / "c").exists()

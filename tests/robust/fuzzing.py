@@ -116,6 +116,10 @@ COMMANDS = [
         ["set/open.pdb", "set/closed.pdb"],
     ),
     (
+        "simulate out -n 3 --box 16 --from set/open.pdb --turn A/111-200 --frames 2".split(),
+        ["set/open.pdb"],
+    ),
+    (
         "simulate out --preset arm -n 3 --box 16 --pixel-size 7 --snr 1 --shift 1".split()
         + "--pose-noise 0.1 --shift-noise 1 --seed 3".split(),
         [],
