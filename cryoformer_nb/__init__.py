@@ -35,6 +35,7 @@ _PUBLIC = {
     "show_verdict": "show.training",
     "show_poses": "show.poses",
     "report": "show.report",
+    "film": "show.film",
 }
 
 __all__ = list(_PUBLIC)
@@ -48,6 +49,7 @@ if _TYPE_CHECKING:  # the same names for editors, which complete them; a test ho
     from .particles.consensus import Consensus
     from .particles.particles import Particles, load_particles
     from .show.explorer import explore
+    from .show.film import film
     from .show.fsc import show_fsc
     from .show.molecule import view_volume
     from .show.particles import show_particles

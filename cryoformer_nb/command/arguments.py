@@ -296,6 +296,33 @@ run RUN              run folder
     n=dict(type=count, default=10),
 )
 
+_FILM = options(
+    """
+run RUN          run folder
+--out FILE       film to write (.mp4), or its first frame as a picture (.png)
+--latents Z.npy  | go through the maps of these latents, one a row, as in a folder of maps
+--pc K           | go along principal component K, counted from 1 (default: along the main motion)
+--colour         flexibility: by how much the density at each place changes, as in the report;
+                 plain: one colour (default %(default)s)
+--level L        contour in the units of the maps (default: that of the report)
+--turn DEG       turn about the upright axis: 360 goes round, other angles there and back
+                 (default %(default)g)
+--seconds S      length of the film, there and back (default %(default)g)
+--fps F          frames a second (default %(default)s)
+--size PX        width and height in pixels, even (default 1080; a picture 2400)
+--overwrite      replace FILE
+-q --quiet       no progress bar
+""",
+    out=dict(required=True),
+    pc=dict(type=count),
+    colour=dict(choices=("flexibility", "plain"), default="flexibility"),
+    level=dict(type=float),
+    turn=dict(type=float, default=0.0),
+    seconds=dict(type=positive, default=6.0),
+    fps=dict(type=count, default=25),
+    size=dict(type=count),
+)
+
 _LANDSCAPE = options(
     """
 run RUN  run folder
@@ -494,6 +521,7 @@ COMMANDS = dict(
     verdict=Command("is the motion of a particle set real? asked without training", _VERDICT),
     junk=Command("leave out images that show no one particle", _JUNK),
     volumes=Command("write maps of a run", _VOLUMES),
+    film=Command("write a film of the motion, for a talk", _FILM),
     flexibility=Command("write maps of which parts move, and of the attention", _FLEXIBILITY),
     fsc=Command("Fourier shell correlation of two maps", _FSC),
     postprocess=Command(

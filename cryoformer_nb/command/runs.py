@@ -128,6 +128,23 @@ def _volumes(a) -> None:
     write_volumes(run, z, a.out, labels, a.overwrite, progress=not a.quiet, **own)
     print(f"{size_of_maps(run, len(z))}: {a.out}")
 
+
+@command
+def _film(a) -> None:
+    """Write a film for a talk: the surface goes along the main motion and back, each frame a map
+    of its own, coloured by what changes; or its first frame as a picture in print quality."""
+    from cryoformer_nb.analysis.latent import select_latents
+    from cryoformer_nb.show.film import film
+    from cryoformer_nb.training.run import Run
+
+    run = Run.load(a.run)
+    z, _ = select_latents(run.latents, given=a.latents, component=a.pc)
+    looks = dict(colour=a.colour, level=a.level, turn=a.turn, size=a.size)
+    times = dict(seconds=a.seconds, fps=a.fps)
+    out = film(run, a.out, z, **looks, **times, overwrite=a.overwrite, progress=not a.quiet)
+    print(run.verdict_words())
+    print(out)
+
 # %% ../../nbs/command/03_runs.ipynb #3e5dec37
 @command
 def _flexibility(a) -> None:

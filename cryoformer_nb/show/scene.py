@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['STILL_TO_MOVING', 'surface_level', 'mesh', 'mesh_or_none', 'mesh_trace', 'styled', 'as_xyz', 'best_camera', 'lit',
-           'scene_box', 'limits', 'limits_inside', 'on_surface', 'colour_bar', 'coloured', 'shrunk', 'light_mesh',
-           'halved']
+           'scene_box', 'limits', 'limits_inside', 'at_points', 'on_surface', 'colour_bar', 'coloured', 'shrunk',
+           'light_mesh', 'halved']
 
 # %% ../../nbs/show/02_scene.ipynb #fc686832
 import numpy as np
@@ -177,14 +177,23 @@ def limits_inside(
     return limits(np.asarray(colour)[np.asarray(volume) > 0.5 * surface_level(volume)])
 
 
+def at_points(
+    volume,  # (D, D, D)
+    points,  # (p, 3) x y z in A from the centre
+    pixel_size: float,  # A
+) -> np.ndarray:  # (p,)
+    "The values of a map at points, interpolated linearly."
+    where = points[:, ::-1].T / pixel_size + len(volume) // 2
+    return map_coordinates(np.asarray(volume, dtype=np.float32), where, order=1, mode="nearest")
+
+
 def on_surface(
     colour,  # (D, D, D) a second map
     points,  # (p, 3) x y z in A from the centre
     pixel_size: float,  # A
 ) -> tuple[np.ndarray, float, float]:
     "The values of a map at points (p,), and the ends of a colour bar for them."
-    where = points[:, ::-1].T / pixel_size + len(colour) // 2
-    value = map_coordinates(np.asarray(colour, dtype=np.float32), where, order=1, mode="nearest")
+    value = at_points(colour, points, pixel_size)
     return value, *limits(value)
 
 

@@ -297,7 +297,8 @@ def test_settings_and_setup_agree(set_up):
     assert set_up["version"] == cfg["version"]
     assert (set_up["license"], cfg["license"]) == ("Apache-2.0", "apache2")
     assert set_up["install_requires"] == cfg["requirements"].split()
-    assert set_up["extras_require"]["dev"] == cfg["dev_requirements"].split()
+    for extra in ("dev", "film"):
+        assert set_up["extras_require"][extra] == cfg[f"{extra}_requirements"].split()
     command = set_up["entry_points"]["console_scripts"]
     assert command == ["cryoformer=cryoformer_nb.command.cli:main"]
     for layer in LAYERS:
@@ -318,9 +319,11 @@ def foreign_imports(path: Path) -> set:
 
 
 def test_requirements_are_what_is_imported():
-    "Exported code imports what is required to run, and nothing of the development tools."
-    required = [re.split(r"[<>=]", r)[0] for r in settings()["requirements"].split()]
-    names = {"scikit_image": "skimage", "pyyaml": "yaml", "py3dmol": "py3Dmol"}
+    "Exported code imports what is required to run or an extra, and no development tools."
+    cfg = settings()
+    wanted = (cfg["requirements"] + " " + cfg["film_requirements"]).split()
+    required = [re.split(r"[<>=]", r)[0] for r in wanted]
+    names = {"scikit_image": "skimage", "pyyaml": "yaml", "py3dmol": "py3Dmol", "pillow": "PIL"}
     allowed = {names.get(r, r) for r in (r.replace("-", "_").lower() for r in required)}
     allowed |= set(sys.stdlib_module_names) | {"cryoformer_nb", "tinycudann"}
     for path in (ROOT / "cryoformer_nb").rglob("*.py"):

@@ -45,7 +45,7 @@ RUN = ["run/checkpoint.pt", "run/checkpoint.pt", "run/latents.npy", "run/config.
 TRUTH = ["truth/labels.npy", "truth/rotations.npy", "truth/shifts_px.npy", "truth/atoms.npz"]
 TRUTH += ["truth/vol_000.mrc"]
 
-BARS = ("train", "volumes", "postprocess")  # they show a bar of progress
+BARS = ("train", "volumes", "film", "postprocess")  # they show a bar of progress
 
 
 def train(*words) -> list:
@@ -53,7 +53,7 @@ def train(*words) -> list:
     return ["train", *words, "--out", "out", *TINY]
 
 
-#: What is run, and the files of it that may be damaged. `out` and `out.html` are what it writes.
+#: What is run, and the files of it that may be damaged. `out`, `out.html`, ... are what it writes.
 COMMANDS = [
     (train("set/relion31.star"), ["set/relion31.star"] * 3 + ["set/particles.mrcs"]),
     (train("set/relion30.star"), ["set/relion30.star"]),
@@ -90,6 +90,8 @@ COMMANDS = [
     (["volumes", "run", "--out", "out", "-q", "--latents", "set/z.npy"], ["set/z.npy"]),
     (["volumes", "run", "--out", "out", "-q", "--pc", "1", "-n", "3"], RUN[2:3]),
     (["volumes", "run", "--out", "out", "-q", "--kmeans", "2"], RUN[2:3]),
+    (["film", "run", "--out", "out.png", "-q", "--size", "64"], RUN),
+    (["film", "run", "--out", "out.png", "-q", "--latents", "set/z.npy"], ["set/z.npy"]),
     (["landscape", "run", "--json"], RUN),
     (["flexibility", "run", "--out", "out", "-n", "3", "--truth", "truth"], RUN + TRUTH),
     (["score", "run", "--truth", "truth", "-n", "5", "--json"], RUN + TRUTH * 2),
@@ -218,7 +220,7 @@ def copy_base(base: Path, folder: Path) -> None:
 def make_case(rng: np.random.Generator, folder: Path) -> Case:
     "Damage a file or an argument in a folder of good files."
     argv, files = COMMANDS[int(rng.integers(len(COMMANDS)))]
-    damage, outs = [], ("out", "out.html", "out.star")
+    damage, outs = [], ("out", "out.html", "out.star", "out.png")
     if files and rng.random() < 0.85:
         for _ in range(1 if rng.random() < 0.8 else 2):
             damage.append(mutate(rng, folder / pick(rng, files)))
