@@ -296,6 +296,31 @@ run RUN              run folder
     n=dict(type=count, default=10),
 )
 
+_LANDSCAPE = options(
+    """
+run RUN  run folder
+--json   print one JSON object
+"""
+)
+
+_FLEXIBILITY = options(
+    """
+run RUN       run folder
+--out DIR     folder to write: mean.mrc, flexibility.mrc, logit.mrc, queries.mrc, and
+              attention_00.mrc, attention_std_00.mrc ... for each channel
+-n N          particles over which the maps vary, evenly spaced over the set (default %(default)s)
+--particle I  the attention volumes are those of this particle, counted from 0
+              (default %(default)s)
+--truth DIR   truth folder of the simulated set: also print how well the maps find the moving parts
+              (default: none)
+--overwrite   replace an existing folder of maps
+""",
+    out=dict(required=True),
+    n=dict(type=count, default=100),
+    particle=dict(type=int, default=0),
+)
+
+# %% ../../nbs/command/00_arguments.ipynb #f11ac001
 _FILM = options(
     """
 run RUN          run folder
@@ -321,30 +346,6 @@ run RUN          run folder
     seconds=dict(type=positive, default=6.0),
     fps=dict(type=count, default=25),
     size=dict(type=count),
-)
-
-_LANDSCAPE = options(
-    """
-run RUN  run folder
---json   print one JSON object
-"""
-)
-
-_FLEXIBILITY = options(
-    """
-run RUN       run folder
---out DIR     folder to write: mean.mrc, flexibility.mrc, logit.mrc, queries.mrc, and
-              attention_00.mrc, attention_std_00.mrc ... for each channel
--n N          particles over which the maps vary, evenly spaced over the set (default %(default)s)
---particle I  the attention volumes are those of this particle, counted from 0
-              (default %(default)s)
---truth DIR   truth folder of the simulated set: also print how well the maps find the moving parts
-              (default: none)
---overwrite   replace an existing folder of maps
-""",
-    out=dict(required=True),
-    n=dict(type=count, default=100),
-    particle=dict(type=int, default=0),
 )
 
 # %% ../../nbs/command/00_arguments.ipynb #38e9e6f1

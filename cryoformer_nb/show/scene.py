@@ -176,7 +176,7 @@ def limits_inside(
     Inside is above half of Otsu's level: contours are drawn on both sides of it."""
     return limits(np.asarray(colour)[np.asarray(volume) > 0.5 * surface_level(volume)])
 
-
+# %% ../../nbs/show/02_scene.ipynb #f11a5001
 def at_points(
     volume,  # (D, D, D)
     points,  # (p, 3) x y z in A from the centre
