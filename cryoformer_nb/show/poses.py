@@ -13,7 +13,7 @@ from plotly.subplots import make_subplots
 
 from ..analysis.pose_history import PoseHistory, pose_history
 from ..core.conventions import InputError
-from ..core.figures import PALETTE, film_figure
+from ..core.figures import PALETTE, film
 from ..imaging.truth import read_poses
 from ..particles.particles import evenly
 from .panels import Panel, control, live_figure
@@ -163,9 +163,7 @@ def animated_pose_figure(
     stages = range(len(history.stages))
     frames = [stage_changes(history, k, points) for k in stages]
     options = dict(still=stages[stage], prefix="stage: ", seconds=0.8)
-    return film_figure(
-        pose_figure(history, points), frames, history.stages, STAGE_TRACES, **options
-    )
+    return film(pose_figure(history, points), frames, history.stages, STAGE_TRACES, **options)
 
 # %% ../../nbs/show/13_poses.ipynb #3be52fe9
 class PoseView(Panel):
