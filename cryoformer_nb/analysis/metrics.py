@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['MOVING_EDGE_PX', 'latent_r2', 'coordinates_r2', 'PoseError', 'common_rotation', 'after_displacement', 'pose_error',
-           'per_particle_fsc', 'mean_fsc', 'moving_parts', 'moving_scores', 'latent_scores', 'pose_scores',
-           'contrast_scores', 'score']
+           'per_particle_fsc', 'mean_fsc', 'moving_parts', 'moving_scores', 'as_given', 'true_states', 'true_poses',
+           'latent_scores', 'pose_scores', 'contrast_scores', 'score']
 
 # %% ../../nbs/analysis/02_metrics.ipynb #dfe7f75a
+from copy import copy
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,11 +29,13 @@ from ..core.conventions import InputError, within_reach
 from ..core.fsc import fsc_curves
 from ..core.reading import read_array
 from ..core.rotations import geodesic_angle
+from ..core.symmetry import symmetry_group
 from cryoformer_nb.imaging.truth import (
     maps_at_once,
     population_mean,
     read_coordinates,
     read_junk,
+    read_labels,
     read_poses,
     read_states,
     true_volumes,
@@ -242,6 +245,47 @@ def moving_scores(
         moving_ceiling_curve=curves[1].mean(0).tolist(),
     )
 
+# %% ../../nbs/analysis/02_metrics.ipynb #11c846cb
+def as_given(run):
+    "The run with its particles as they were given: of a set expanded by symmetry, no copies."
+    copies = getattr(run, "copies", None)
+    if copies is None:
+        return run
+    rows, found = np.flatnonzero(copies[:, 1] == 0), copy(run)
+    poses = tuple(part[rows] for part in run.poses)
+    found.__dict__.update(latents=run.latents[rows], poses=poses, contrast=run.contrast[rows])
+    return found
+
+
+def _of_copies(run, truth_dir, count: int) -> tuple | None:
+    "The image and the turn of each particle, two (N,), of a truth of `count` images; None: itself."
+    copies = getattr(run, "copies", None)
+    if copies is None:
+        return None
+    images = len(np.unique(copies[:, 0]))
+    if count != images:
+        raise InputError(
+            f"{truth_dir}: expected the truth of {images} images, found {count}; is it the truth "
+            "of this set?"
+        )
+    return copies.T
+
+
+def true_states(run, truth_dir) -> np.ndarray:  # (N,)
+    "The true state of each particle as a number; copies by symmetry have that of their image."
+    labels = read_labels(truth_dir)
+    copies = _of_copies(run, truth_dir, len(labels))
+    return labels if copies is None else labels[copies[0]]
+
+
+def true_poses(run, truth_dir) -> tuple[np.ndarray, np.ndarray]:
+    "The true rotations (N, 3, 3) and shifts (N, 2), in px, of each particle, turned as its copy."
+    R, t = read_poses(truth_dir)
+    copies = _of_copies(run, truth_dir, len(R))
+    if copies is None:
+        return R, t
+    return R[copies[0]] @ symmetry_group(run.symmetry).numpy()[copies[1]], t[copies[0]]
+
 # %% ../../nbs/analysis/02_metrics.ipynb #1fd825b1
 def latent_scores(
     latents,  # (N, d)
@@ -303,7 +347,9 @@ def score(
     Of a set with several coordinates latent_r2 is the average, and coordinates_r2 has each.
     Junk is left out of everything; `good` and `junk` count the images, and where there is some,
     junk_auc says how well low contrasts tell it; contrast_correlation is with the true contrasts.
+    Of a set expanded by symmetry the images count as they were given, without their copies.
     """
+    run = as_given(run)
     labels, latents = read_coordinates(truth_dir), np.asarray(run.latents)
     if len(labels) != len(latents):
         raise InputError(

@@ -17,6 +17,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 
 from .latent import kmeans
+from .metrics import as_given
 from ..core.conventions import InputError
 from ..core.fourier import fftc3
 from ..imaging.truth import read_states, true_volumes, with_maps
@@ -204,7 +205,7 @@ def coverage(
     inside: float = 0.1,  # density in some state, in units of the molecule's
 ) -> dict:
     "Shares of the voxels with density whose 90 % intervals hold the truth."
-    run, box = found.maps.run, found.maps.run.box
+    run, box = as_given(found.maps.run), found.maps.run.box
     states = read_states(truth_dir)
     unique, which = np.unique(states, return_inverse=True)
     true = true_volumes(truth_dir, unique, box).numpy()

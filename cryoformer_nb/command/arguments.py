@@ -118,6 +118,16 @@ READING = options(
     invert=dict(action=argparse.BooleanOptionalAction, default=None),
 )
 
+#: Of what averages or trains, `--symmetry`.
+_EXPANDED = options(
+    """
+--symmetry G       expand the set by a point group: Cn (about z), Dn (twofold along x), T, O, I or
+                   I1 to I4, axes as in RELION. Every image is used at each equal orientation, an
+                   epoch takes as many times longer; refused if the images do not have it
+                   (default: none)
+"""
+)
+
 # %% ../../nbs/command/00_arguments.ipynb #d664a883
 #: What is read; its place is the first.
 _SET = options(
@@ -136,6 +146,7 @@ _TRAIN = [
         out=dict(required=True),
     ),
     *READING,
+    *_EXPANDED,
     *options(
         """
 --minutes M        | stop within M minutes of wall time, set-up and results included
@@ -165,7 +176,7 @@ _TRAIN = [
     ),
 ]
 
-_VERDICT = [*_SET, *READING, *options("--json               print one JSON object")]
+_VERDICT = [*_SET, *READING, *_EXPANDED, *options("--json               print one JSON object")]
 
 _JUNK = [
     *_SET,
@@ -366,8 +377,9 @@ second HALF.mrc  the second half map, if the first is a file
                 postprocess.cxc for ChimeraX
 --mask M.mrc    soft mask that the resolution is read under (default: the support of the run, or the
                 density of the average, with a soft edge)
---symmetry G    average both half maps over a point group first: Cn (about z), Dn (twofold along x)
-                or O, axes as in RELION; refused if the maps do not have it (default C1, none)
+--symmetry G    average both half maps over a point group first: Cn (about z), Dn (twofold along
+                x), T, O, I or I1 to I4, axes as in RELION; refused if the maps do not have it
+                (default C1, none)
 --b-factor A2   B factor in A^2 to sharpen by, negative as in RELION and cryoSPARC (default: that of
                 a Guinier fit from 10 A to the resolution)
 --overwrite     replace an existing folder of these maps
@@ -427,6 +439,7 @@ what               run folder, or particles: .star, .cs, cryoDRGN folder, or an 
         minutes=dict(type=positive, default=10.0),
     ),
     *READING,
+    *_EXPANDED,
 ]
 
 _DEMO = options(
@@ -585,7 +598,8 @@ def reading_options(a) -> dict:
     "The options of `load_particles` among those of a command."
     names = ("datadir", "box", "invert", "passthrough", "pixel_size")
     same = {name: getattr(a, name) for name in (*names, "phase_flipped", "premultiplied", "strict")}
-    return same | dict(poses=a.pose_pkl, ctf=a.ctf_pkl, rows=a.ind)
+    other = dict(poses=a.pose_pkl, ctf=a.ctf_pkl, rows=a.ind)
+    return same | other | dict(symmetry=getattr(a, "symmetry", None))
 
 
 def read_particles(a):

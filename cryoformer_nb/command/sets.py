@@ -170,9 +170,11 @@ def _verdict(a) -> None:
     """Is the motion real? What half of the particles shows must explain the other half better than
     the same maps turned at random. Takes seconds and no training."""
     from cryoformer_nb.core.files import plain
+    from cryoformer_nb.particles.expansion import check_symmetry
     from cryoformer_nb.particles.verdict import verdict
 
     particles = read_particles(a)
+    check_symmetry(particles)
     found = verdict(particles)
     if a.json:
         said = dict(moving=found.moving, evidence=found.evidence) | found._asdict()

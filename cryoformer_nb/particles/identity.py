@@ -43,11 +43,12 @@ def fingerprint(particles: Particles) -> dict:
     "A hash of each of `PARTS` of a set."
     table = particles.source.columns
     poses = [name for name in (*ANGLES, *ORIGINS, *ORIGINS_PX) if name in table]
+    turns = [] if particles.copies is None else [[particles.symmetry], particles.copies]
     applied = particles.source.applied  # by another program
     some = particles.stacks.read(evenly(len(particles), 64))
     return dict(
         names=_digest(table["rlnImageName"]),
-        poses=_digest(*(table[name] for name in poses)),
+        poses=_digest(*(table[name] for name in poses), *turns),
         ctf=_digest(particles.ctf_params, *([applied] if applied.any() else [])),
         pixels=_digest(some),
     )
@@ -79,6 +80,10 @@ def check_identity(stored: dict) -> None:
     known = signature(load_particles).parameters.keys()
     if origin is not None and not (isinstance(origin, dict) and origin.keys() <= known):
         raise ValueError(f"origin = {origin!r:.80}")
+    if origin and origin.get("symmetry") is not None:  # image and turn of each row
+        rows = origin["rows"]
+        if rows.dtype != torch.int64 or rows.shape != (stored["count"], 2):
+            raise ValueError(f"rows = {rows.dtype} {tuple(rows.shape)}")
 
 
 def check_same(

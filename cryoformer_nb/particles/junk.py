@@ -27,7 +27,7 @@ from cryoformer_nb.particles.linear import (
     products,
     read_parts,
 )
-from .particles import Particles, evenly
+from .particles import Particles, evenly, image_means
 
 # %% ../../nbs/particles/15_junk.ipynb #0d5e3008
 class Search(NamedTuple):
@@ -125,7 +125,7 @@ def junk_scores(
     particles: Particles,
     average: Consensus | None = None,  # of images of the box; default: made from images of 64 px
 ) -> np.ndarray:  # (N,)
-    """How much each image looks like junk; above `JUNK_SCORE` it is.
+    """How much each image looks like junk, with all its copies; above `JUNK_SCORE` it is.
 
     `InputError` if no average map stands out of the noise, or for fewer than 50 particles.
     """
@@ -137,7 +137,8 @@ def junk_scores(
     if average is None:
         particles = particles.at_box(min(particles.box, 64))
         average = consensus(particles)
-    return score(junk_signs(particles, average))
+    found = torch.from_numpy(score(junk_signs(particles, average)))
+    return image_means(found, particles.image_numbers)[particles.image_numbers].numpy()
 
 
 def without_junk(particles: Particles) -> tuple[Particles, np.ndarray]:

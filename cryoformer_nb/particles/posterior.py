@@ -189,10 +189,14 @@ def log_likelihood(evidence: Evidence, prior: Prior) -> float:
     )
 
 
-def proof(evidence: Evidence, prior: Prior) -> float:
+def proof(
+    evidence: Evidence,
+    prior: Prior,
+    copies: float = 1.0,  # of each image by symmetry: they say the same and count once
+) -> float:
     "Log likelihood ratio of the prior and of one by which given poses are right."
     right = prior._replace(turn=WIDTHS[0][0], shift_px=WIDTHS[1][0])
-    return log_likelihood(evidence, prior) - log_likelihood(evidence, right)
+    return (log_likelihood(evidence, prior) - log_likelihood(evidence, right)) / copies
 
 # %% ../../nbs/particles/11_posterior.ipynb #11a00012
 def references(
@@ -298,7 +302,7 @@ def one_round(
     found = posterior(evidence, prior)
     reach = box / (2 * math.pi * shell)  # a phase of one radian
     state = towards(state._replace(prior=prior), x, found, reach, radius)
-    return state, found.shown, proof(evidence, prior)
+    return state, found.shown, proof(evidence, prior, len(x) / particles.image_count)
 
 # %% ../../nbs/particles/11_posterior.ipynb #11a00018
 #: By how much the half maps' mean FSC must rise for refined poses to be used.

@@ -9,6 +9,7 @@ __all__ = ['OpenStack', 'Stacks', 'find_stacks']
 import os
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from os.path import isfile
 from pathlib import Path
 from typing import ClassVar
@@ -72,12 +73,18 @@ class Stacks:
     def __len__(self) -> int:
         return len(self.index)
 
+    @cached_property
+    def image_numbers(self) -> np.ndarray:
+        "(N,) the image of each particle, the different ones counted as they come."
+        return pd.factorize(self.file_of * (self.index.max() + 1) + self.index)[0]
+
+    @cached_property
+    def first_rows(self) -> np.ndarray:
+        "(m,) the first particle of each different image."
+        return np.unique(self.image_numbers, return_index=True)[1]
+
     def __getstate__(self) -> dict:
         return {**self.__dict__, "open": OrderedDict()}  # workers open their own
-
-    def subset(self, rows) -> "Stacks":
-        "The images `rows` (k,), in the order asked for."
-        return replace(self, file_of=self.file_of[rows], index=self.index[rows])
 
 # %% ../../nbs/particles/04_stacks.ipynb #949074df
 def _parse(path: Path, names: pd.Series) -> tuple[np.ndarray, np.ndarray, list]:
@@ -193,6 +200,12 @@ def check_size(self: Stacks, table: Table) -> None:
         )
 
 # %% ../../nbs/particles/04_stacks.ipynb #7b70aa46
+@patch
+def subset(self: Stacks, rows) -> Stacks:
+    "The images `rows` (k,), in the order asked for."
+    return replace(self, file_of=self.file_of[rows], index=self.index[rows])
+
+
 @patch
 def read(self: Stacks, rows) -> np.ndarray:
     "Images (b, y, x) float32 of the particles `rows` (b,), as they are on disk."

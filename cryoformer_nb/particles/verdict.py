@@ -9,6 +9,7 @@ __all__ = ['CLEAR', 'beside_fixed', 'excess', 'turned', 'Halves', 'half_models',
 from dataclasses import replace
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +18,7 @@ from ..core.rotations import random_rotations
 from ..imaging.projector import lattice_coordinates
 from .consensus import Consensus, consensus
 from .linear import FIXED, LinearModel, LowImages, fit_linear
-from .particles import Particles, evenly
+from .particles import Particles, evenly, image_means
 from .posterior import extent, linear_shell
 
 # %% ../../nbs/particles/14_verdict.ipynb #14000009
@@ -174,13 +175,14 @@ def verdict(
         average = consensus(some)
     halves = half_models(some, average, most, seed=seed)
     found, null = compared(halves, turns, seed)
-    difference = found - null.mean(0)
+    rows = np.concatenate(some.half_rows(strict=False))
+    difference = image_means(found - null.mean(0), some.image_numbers[rows])
     error = (difference.var() / len(difference) + null.mean(1).var()).sqrt()
     return Verdict(
         found=float(found.mean()),
         turned=float(null.mean()),
         error=float(error.clamp(min=1e-9)),
-        count=len(some),
+        count=len(difference),
         resolution=some.box * some.pixel_size / min(halves.shell, some.box // 2),
         allowed=halves.allowed,
         turn=halves.turn,

@@ -18,9 +18,9 @@ from fastcore.basics import patch
 from scipy.spatial import cKDTree
 
 from ..analysis.latent import motion_coordinate, pca
+from ..analysis.metrics import true_states
 from ..core.conventions import InputError
 from ..core.figures import PALETTE
-from ..imaging.truth import read_labels
 from ..particles.star import read_star
 from .scene import colour_bar, styled
 from ..training.inference import particle_losses
@@ -166,7 +166,7 @@ class Cloud:
         self.known = {}  # name -> (N,) what was asked for before
         self.given = {k: np.asarray(v, dtype=np.float64) for k, v in (colours or {}).items()}
         if truth is not None:
-            self.given["true state"] = np.asarray(read_labels(truth), dtype=np.float64)
+            self.given["true state"] = np.asarray(true_states(run, truth), dtype=np.float64)
         for name, values in self.given.items():
             if values.shape != (self.count,):
                 raise InputError(

@@ -11,10 +11,10 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from ..analysis.metrics import true_poses
 from ..analysis.pose_history import PoseHistory, pose_history
 from ..core.conventions import InputError
 from ..core.figures import PALETTE, film
-from ..imaging.truth import read_poses
 from ..particles.particles import evenly
 from .panels import Panel, control, live_figure
 
@@ -213,7 +213,7 @@ def show_poses(
     the sphere. `InputError` for a run with given poses, or a truth of another set."""
     if truth is None:
         return PoseView(pose_history(run.pose_snapshots))
-    true = read_poses(truth)
+    true = true_poses(run, truth)
     count = len(run.poses[0])
     if len(true[0]) != count:
         raise InputError(

@@ -18,7 +18,7 @@ from plotly.offline import get_plotlyjs
 from ..analysis.flexibility import flexibility
 from ..analysis.landscape import Landscape, landscape, places
 from ..analysis.latent import motion_path
-from ..analysis.metrics import score
+from ..analysis.metrics import score, true_poses, true_states
 from ..analysis.pose_history import pose_history
 from cryoformer_nb.analysis.uncertainty import (
     MotionShare,
@@ -31,7 +31,6 @@ from ..core.conventions import InputError
 from ..core.figures import PALETTE
 from ..core.fsc import fsc
 from ..core.outputs import check_file, output_file
-from ..imaging.truth import read_labels, read_poses
 from .cloud import latent_figure
 from .fsc import crosses, fsc_figure, resolution_ticks
 from .map import flexibility_figure, path_figure, surface_figure
@@ -124,7 +123,7 @@ def verdict_card(run) -> str:
 def latent_card(run, path, truth) -> str:
     "Where the particles lie, coloured by their true state if it is known."
     if truth:
-        labels = read_labels(truth)
+        labels = true_states(run, truth)
         seen = (
             "The colour is the true state, which training never saw: "
             "a smooth gradient means that the motion was found. "
@@ -329,7 +328,7 @@ def pose_card(run, truth) -> str:
     if not snapshots:
         return ""
     if truth:
-        history = pose_history(snapshots, *read_poses(truth))
+        history = pose_history(snapshots, *true_poses(run, truth))
         reading = (
             "Left, how far rotations and shifts are from the true ones "
             "at each stage of the refinement"

@@ -142,14 +142,26 @@ def run_table(run) -> Table:
     return read_star(Path(path) / "poses.star")
 
 
-def _in_file(run, rows: np.ndarray) -> tuple[np.ndarray, Path | None]:
-    "Numbers of a run's particles in the file that they came from, ascending, and that file."
+def _in_file(run, rows: np.ndarray, path: Path) -> tuple[np.ndarray, Path | None]:
+    """Numbers of a run's particles in the file that they came from, ascending, and that file.
+
+    `InputError`, which names the result `path`, for some copies of an image without the others.
+    """
     stored = run.checkpoint["particles"] if hasattr(run, "checkpoint") else {}
     origin = stored.get("origin") or dict(path=stored.get("path"), rows=None)
     own = rows if origin["rows"] is None else np.asarray(origin["rows"])[rows]
+    if own.ndim == 2:
+        own, copies = np.unique(own[:, 0], return_counts=True)
+        whole = np.bincount(np.asarray(origin["rows"])[:, 0])[own]
+        if (copies < whole).any():
+            raise InputError(
+                f"{path}: expected images with all their copies by symmetry, found some without "
+                f"the others in {(copies < whole).sum()} of {len(own)}; save as .star, which has "
+                "a row a copy with its pose"
+            )
     return np.sort(own), origin["path"] and Path(origin["path"])
 
-
+# %% ../../nbs/training/05_inference.ipynb #3ecf4d66
 def save_selection(
     rows,  # particle numbers, from 0
     path,  # .star, .npy, .txt, .pkl or, for particles of cryoSPARC, .cs
@@ -157,7 +169,9 @@ def save_selection(
 ) -> Path:
     """Write the chosen particles, with all columns or as their numbers in the file of the run.
 
-    `InputError` if there are none, or for another kind of file.
+    Of a set expanded by symmetry a star file has the copies, a row each; other kinds have images.
+    `InputError` if there are none, for another kind of file, and for a kind that has images if
+    some copies of one are not chosen.
     """
     rows, path = np.sort(np.asarray(rows, dtype=np.int64)), Path(path)
     if not len(rows):
@@ -178,7 +192,7 @@ def save_selection(
                 "save as .npy"
             ) from error
         return write_table(table.subset(rows), path)
-    rows, source = _in_file(run, rows)
+    rows, source = _in_file(run, rows, path)
     if path.suffix == ".cs":
         if source is None or source.suffix != ".cs":
             raise InputError(

@@ -126,5 +126,6 @@ def write_results(
     write_star(trainer.particles, out / "poses.star", R.cpu(), t.cpu())
     with atomic_path(out / "history.csv") as name:
         pd.DataFrame(trainer.history).to_csv(name, index=False)
-    motion = dict(mean=mean, shown=shown, part=part, weights=weights, held_out=len(trainer.held))
+    judges = len(trainer.image_numbers[trainer.held].unique())
+    motion = dict(mean=mean, shown=shown, part=part, weights=weights, held_out=judges)
     trainer.save(out / "checkpoint.pt", motion)

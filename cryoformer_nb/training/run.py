@@ -241,7 +241,7 @@ class Run:
             R, t = stored_poses(state).present()
         return R.numpy(), t.numpy()
 
-    @property
+    @cached_property
     def contrast(self) -> np.ndarray:
         "How strong each particle is in its image (N,), 1 on average, as far as it is known."
         return self.checkpoint["contrast"].numpy()
@@ -264,6 +264,18 @@ def box(self: Run) -> int:
 def pixel_size(self: Run) -> float:
     "A."
     return self.checkpoint["particles"]["pixel_size"]
+
+
+@patch(as_prop=True)
+def symmetry(self: Run) -> str | None:
+    "The point group by which its set was expanded."
+    return (self.checkpoint["particles"].get("origin") or {}).get("symmetry")
+
+
+@patch(as_prop=True)
+def copies(self: Run) -> np.ndarray | None:
+    "Of a set expanded by symmetry (N, 2): the image in its file, from 0, and the turn, 0 for none."
+    return None if self.symmetry is None else self.checkpoint["particles"]["origin"]["rows"].numpy()
 
 
 @patch(as_prop=True)

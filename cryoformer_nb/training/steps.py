@@ -143,7 +143,7 @@ def split_rows(
     least: int = 50,
     most: int = 500,
 ) -> tuple[Tensor, Tensor]:
-    "Particle numbers in ascending order: those held out, and those trained on."
+    "Numbers of images in ascending order: those held out, and those trained on."
     wanted = min(max(round(share * count), least), most)
     order = torch.randperm(count, generator=seeded(seed, count, 3))
     cut = wanted if share > 0 and 8 * wanted <= count else 0
@@ -186,7 +186,9 @@ class Trainer:
         self.poses = poses.to(self.device)
         self.weights = half_weights(particles.box, self.device)
         share = 0.0 if config.poses == "table" else config.held_out
-        self.held, self.rows = split_rows(len(particles), share, config.seed)
+        self.image_numbers = torch.as_tensor(particles.image_numbers)
+        held, trained = split_rows(particles.image_count, share, config.seed)
+        self.held, self.rows = (self.showing(images) for images in (held, trained))
         check_group(self.group, min(config.batch, len(self.rows)))
         self.images = None  # read for each batch, by several processes each its own rows
         if self.group.size == 1:
@@ -218,6 +220,14 @@ class Trainer:
         return max(8, min(256, 4_000_000 // len(self.model.support.coords)))
 
 # %% ../../nbs/training/01_steps.ipynb #79bf52d4
+@patch
+def showing(self: Trainer, images: Tensor) -> Tensor:
+    "The particles that are seen in these images, ascending: of an expanded set with all copies."
+    wanted = torch.zeros(self.particles.image_count, dtype=torch.bool)
+    wanted[images] = True
+    return wanted[self.image_numbers].nonzero()[:, 0]
+
+
 @patch
 def batch(self: Trainer, rows) -> tuple:
     "Whitened transforms, rotations, shifts and CTF over noise of the particles `rows`."

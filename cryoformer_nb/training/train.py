@@ -33,6 +33,7 @@ from ..model.config import Config, is_number
 from ..particles.alignment import align
 from ..particles.consensus import Consensus, average_halves, consensus
 from ..particles.contrast import with_contrast
+from ..particles.expansion import check_symmetry
 from ..particles.identity import check_same
 from ..particles.particles import Particles, evenly, load_particles
 from ..particles.posterior import Refined, agreement, refine
@@ -200,7 +201,7 @@ def settled(
     if config.poses != "auto":
         return particles, [], config.poses
     kept = particles, [], "given"
-    if len(particles) < LEAST:
+    if particles.image_count < LEAST:
         return kept
     if len(particles) > ASKED:
         some = particles.subset(np.sort(np.concatenate(particles.half_samples(ASKED))))
@@ -234,7 +235,7 @@ def prepared(particles: Particles, config: Config, progress: bool, deadline: flo
     if config.contrast:
         better = with_contrast(better, average)[0]
         average = consensus(better, limit=config.consensus_limit)
-    if len(particles) >= 200:
+    if particles.image_count >= 200:
         said = verdict(better, average)
         found = said._asdict()
         if progress:
@@ -421,6 +422,8 @@ def train(
             "--half-sets: expected two particles and a quarter of the set in each half, found "
             f"{min(map(len, halves))} of {len(particles)}; mend or remove rlnRandomSubset"
         )
+    if not resume:
+        this_group().once(lambda: check_symmetry(particles, config.consensus_limit))
     whole, part = (minutes and minutes / 2, minutes and minutes / 4) if halves else (minutes, None)
     with interruptible(), memory_kept():
         run = train_one(

@@ -18,7 +18,7 @@ from ..model.model import blur
 from ..model.poses import own_evidence
 from ..particles.consensus import average_halves
 from ..particles.masks import dilate, largest_components, sphere_mask
-from ..particles.particles import evenly
+from ..particles.particles import evenly, image_means
 from cryoformer_nb.particles.posterior import (
     MARGIN,
     PROOF,
@@ -58,7 +58,7 @@ def watch(trainer: Trainer, progress: float) -> None:
     if trainer.best is None or now.mean() < trainer.best.mean():
         trainer.best, trainer.worse = now, 0
         return
-    rise = now - trainer.best
+    rise = image_means(now - trainer.best, trainer.image_numbers[trainer.held].numpy())
     risen = rise.mean() > rise.std() / len(rise) ** 0.5
     trainer.worse = trainer.worse + 1 if risen else 0
     if trainer.worse == 3:
@@ -165,7 +165,7 @@ def refine_poses(trainer: Trainer) -> None:
     after = trainer.group.once(lambda: average_halves(tried, *known))
     with uninterrupted():
         better = agreement(after) > agreement(before) + MARGIN
-        if better and proof(said, prior) > PROOF:
+        if better and proof(said, prior, len(x) / trainer.particles.image_count) > PROOF:
             rows = torch.arange(len(t), device=trainer.device)
             trainer.poses.move(rows, state.R.to(trainer.device), state.t.to(trainer.device))
         trainer.passes += 1

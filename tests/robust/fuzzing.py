@@ -75,6 +75,8 @@ COMMANDS = [
     (train("set/relion31.star", "--ctf-pkl", "set/cryodrgn/ctf.pkl"), ["set/cryodrgn/ctf.pkl"]),
     (train("set/relion31.star", "--ind", "set/rows.npy"), ["set/rows.npy"]),
     (train("set/relion31.star", "--ind", "set/rows.pkl"), ["set/rows.pkl"]),
+    (train("set/relion31.star", "--symmetry", "C2"), ["set/relion31.star", "set/particles.mrcs"]),
+    (train("set/relion31.star", "--symmetry", "C2", "--ind", "set/rows.npy"), ["set/rows.npy"]),
     (train("set/relion31.star", "--box", "12", "--pixel-size", "3", "--seed", "1"), []),
     (
         ["train", "set/relion31.star", "--out", "out", "-q", "--epochs", "1"]
