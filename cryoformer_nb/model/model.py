@@ -25,7 +25,7 @@ from cryoformer_nb.imaging.projector import (
 )
 from .encoders import LinearLatent, make_encoder, mlp
 from .hash_volume import HashGrid, fixed_encoding
-from .transformer import in_parts, make_decoder, partition, pooling
+from .transformer import MANY_POINTS, in_parts, make_decoder, partition, pooling
 from ..particles.linear import FIXED, LinearModel
 
 # %% ../../nbs/model/04_model.ipynb #2f403316
@@ -198,7 +198,8 @@ def ask(self: CryoFormer, network: nn.Module, *given) -> Tensor | list:
 @patch
 def features(self: CryoFormer) -> tuple[Tensor, Tensor]:
     "Logit without deformation (v,) and spatial features (v, C) on the support."
-    out = self.ask(self.field, self.support.encode(self.grid.table))
+    encoded = self.support.encode(self.grid.table)
+    out = in_parts(lambda part: self.ask(self.field, part), MANY_POINTS, encoded)
     return out[:, 0] + self.base, out[:, 1:]
 
 
