@@ -298,7 +298,7 @@ def _group_line(self: Studio, k: int, group: Group):
     "A line of the list of groups."
     swatch = named("ColorPicker", "cf-group-colour", "its colour", "34px", value=group.colour)
     swatch.concise = True
-    text = named("Text", "cf-group-name", "its name", "150px", value=group.name)
+    text = named("Text", "cf-group-name", "its name", "110px", value=group.name)
     text.continuous_update = False
     swatch.observe(lambda e: self._try(lambda: self.change_group(k, colour=e["new"])), "value")
     text.observe(lambda e: self._try(lambda: self.change_group(k, name=e["new"])), "value")

@@ -355,6 +355,13 @@ def test_the_studio_is_one_instrument(opened, trained):
     page.locator(".cf-undo").click()
     until(page, f"() => {first} !== 'particle 7'")
     assert notebook.run("print(len(view.history.future), len(view.groups))").split() == ["3", "0"]
+    said = "document.querySelector('.cf-studio .cf-status').textContent"
+    page.locator(".cf-tint select").select_option(label="standard error")
+    until(page, f"() => {said}.includes('half sets')")
+    assert page.locator(".cf-tint select").input_value() == "one colour"
+    page.locator(".cf-tabs .lm-TabBar-tab", has_text="Path").click()
+    page.locator(".cf-save-page").click()
+    until(page, f"() => {said}.includes('film saved as path.html')")
     assert not notebook.watched.foreign
     assert not notebook.errors()
 
