@@ -31,6 +31,7 @@ from ..core.figures import PALETTE
 from ..core.fourier import fourier_crop3
 from ..core.outputs import check_file, output_file
 from .map import common_level, density_change
+from .report import unproven
 from cryoformer_nb.show.scene import (
     STILL_TO_MOVING,
     at_points,
@@ -260,6 +261,7 @@ class Screen:
         view: View,
         size: int,  # pixels of the square picture
         tint: Tint | None = None,  # whose colour bar is drawn
+        note: str = "",  # above the molecule
     ):
         self.vtk, self.view, self.size = drawing(), view, size
         self.scene, self.window = self.vtk.vtkRenderer(), self.vtk.vtkRenderWindow()
@@ -271,6 +273,7 @@ class Screen:
         self._look()
         self.molecule = self._add(None)
         self._legend(tint)
+        self._text(note, 0.05, 0.945, "Left")
         self.grab = self.vtk.vtkWindowToImageFilter()
         self.grab.SetInput(self.window)
         self.grab.ReadFrontBufferOff()
@@ -482,7 +485,8 @@ def film(
 ) -> Path:
     """Write a film of the molecule that goes along the main motion and back.
 
-    Each frame has a map of its own. `InputError` if `out` is taken or of another kind, for numbers
+    Each frame has a map of its own, and says so if the verdict of the run is that no motion is
+    proven. `InputError` if `out` is taken or of another kind, for numbers
     that no film has, without vtk and imageio-ffmpeg, and if no map reaches the level.
     """
     path = _check_out(out, overwrite)
@@ -500,7 +504,8 @@ def film(
     way = even_path(knots, run.volume, count // 2 + 1)
     del maps
     tint = flexibility_tint(run) if colour == "flexibility" else None
-    frames = _frames(run, way, Screen(view, size, tint), level, tint, degrees, progress)
+    screen = Screen(view, size, tint, "no motion is proven" if unproven(run) else "")
+    frames = _frames(run, way, screen, level, tint, degrees, progress)
     with output_file(path, overwrite) as name:
         if still:
             from PIL import Image

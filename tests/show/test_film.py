@@ -4,6 +4,7 @@ whatever is wrong is one line, and nothing is left of it."""
 import resource
 import sys
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -86,6 +87,19 @@ def test_a_still_is_the_first_frame(run, tmp_path):
     assert apart(frames_of(moving)[1][0], np.asarray(still).astype(int)) < 3
     coloured = film(run, tmp_path / "coloured.png", **SMALL)
     assert apart(np.asarray(Image.open(coloured)).astype(int), np.asarray(still)) > 1
+
+
+@needs_extra
+def test_a_film_of_an_unproven_motion_says_so(tmp_path):
+    from PIL import Image
+
+    rest = Swing()
+    tops = []
+    for moving in (True, False):
+        rest.verdict = SimpleNamespace(moving=moving)
+        out = film(rest, tmp_path / f"{moving}.png", colour="plain", **SMALL)
+        tops.append(np.asarray(Image.open(out))[:8].min())
+    assert tops[0] == 255 and tops[1] < 150
 
 
 def refused(capfd, work, *argv, says: str) -> None:
