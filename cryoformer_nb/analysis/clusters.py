@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .latent import kmeans
 from ..core.fourier import shell_filter
 from ..imaging.truth import maps_at_once
 from cryoformer_nb.particles.consensus import (
@@ -20,8 +19,7 @@ from cryoformer_nb.particles.consensus import (
     average_halves,
     local_variance,
     most_probable,
-    noise_factor,
-    on_grid,
+    noise_scaled,
     products,
 )
 from ..particles.particles import Particles, evenly
@@ -36,8 +34,7 @@ def addition(
     errors: float = 2.0,  # standard errors that are taken off
 ) -> tuple[Tensor, Tensor]:  # (D, D, D), and the part of it that is proven, by shell (D//2+1,)
     "What the images of a group add to the average of its maps."
-    factor = on_grid(noise_factor(halves.total, halves.weight, len(own)), halves.weight.shape[-1])
-    total, weight = halves.total / factor, halves.weight / factor
+    total, weight = noise_scaled(halves.total, halves.weight, len(own))
     sums = [(total.sum(0), weight.sum(0)), *zip(total, weight)]
     variance = local_variance(own, halves.volumes - own, halves.support)
     change, *each = (most_probable(*part, own, variance) - own for part in sums)
@@ -73,18 +70,18 @@ def _group_map(
 
 def cluster_maps(
     run,  # a `Run`
-    clusters: int,
+    clusters: tuple,  # centres (k, d) and the cluster of each particle (N,), from `kmeans`
     particles: Particles | None = None,  # of it; default: read from where it found them
     each: int = 64,  # particles of a cluster whose maps are averaged
 ) -> Iterator[np.ndarray]:  # (D, D, D) each
-    """Maps of the clusters of `kmeans`, one after the other, in the units of `Run.volumes`.
+    """Maps of clusters, one after the other, in the units of `Run.volumes`.
 
     Of fewer than 20 particles that of the run alone.
     `InputError` if the particles of the run are not found.
     """
-    centres, labels = kmeans(run.latents, clusters)
+    centres, labels = clusters
     found, z = learnt_particles(run, particles), np.asarray(run.latents)
-    groups = (np.flatnonzero(labels == k) for k in range(clusters))
+    groups = (np.flatnonzero(labels == k) for k in range(len(centres)))
     return (
         _group_map(run, found.subset(rows), z[rows], centre, each)
         for rows, centre in zip(groups, centres)

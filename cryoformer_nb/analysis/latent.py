@@ -208,7 +208,7 @@ def select_latents(
     particles=None,  # numbers of particles, or a text of them with commas between
     given=None,  # path of a .npy file of latents (k, d)
     component: int | None = None,  # a principal component, counted from 1
-    clusters: int | None = None,  # how many
+    clusters: tuple | None = None,  # from `kmeans`
     n: int = 10,  # points along the component or motion
 ) -> tuple[np.ndarray, list]:
     """Latents (k, d) worth a map, and what each of them is.
@@ -222,8 +222,8 @@ def select_latents(
     if given is not None:
         return _of_file(z, given)
     if clusters is not None:
-        centres, labels = kmeans(z, clusters)
-        counts = np.bincount(labels, minlength=clusters)
+        centres, labels = clusters
+        counts = np.bincount(labels, minlength=len(centres))
         return centres, [f"cluster of {count} particles" for count in counts]
     if component is not None:
         path, name = principal_path(z, component, n), f"component {component}"

@@ -109,7 +109,7 @@ def _volumes(a) -> None:
     """Write maps of a run: of chosen particles or latents, along a principal component, at cluster
     centres, or (default) along the main motion, a curve through the particles."""
     from cryoformer_nb.analysis.clusters import cluster_maps
-    from cryoformer_nb.analysis.latent import select_latents
+    from cryoformer_nb.analysis.latent import kmeans, select_latents
     from cryoformer_nb.analysis.uncertainty import uncertainty
     from cryoformer_nb.core.outputs import check_apart, check_folder
     from cryoformer_nb.training.inference import write_volumes
@@ -118,11 +118,12 @@ def _volumes(a) -> None:
     check_folder(a.out, a.overwrite)
     run = Run.load(a.run)
     check_apart(a.out, Path(a.run) / "config.yaml", a.latents)
-    z, labels = select_latents(run.latents, a.particles, a.latents, a.pc, a.kmeans, a.n)
+    clusters = None if a.kmeans is None else kmeans(run.latents, a.kmeans)
+    z, labels = select_latents(run.latents, a.particles, a.latents, a.pc, clusters, a.n)
     own = dict(errors=uncertainty(run).errors if a.errors else None)
-    if a.kmeans is not None:
+    if clusters is not None:
         try:
-            own["maps"] = cluster_maps(run, a.kmeans)
+            own["maps"] = cluster_maps(run, clusters)
         except InputError as error:
             warnings.warn(f"maps of the network alone, without the images: {error}", stacklevel=2)
     write_volumes(run, z, a.out, labels, a.overwrite, progress=not a.quiet, **own)

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['noise_spectrum', 'padded_box', 'middle', 'back_project', 'wiener', 'shell_mean', 'local_variance', 'spectrum',
-           'summed_images', 'most_probable', 'noise_factor', 'on_grid', 'products', 'stacked', 'agreed', 'local_maps',
-           'guinier_fit', 'guinier_width', 'Consensus', 'half_fsc', 'HalfSets', 'average_halves', 'with_halves',
-           'consensus']
+           'summed_images', 'most_probable', 'noise_factor', 'on_grid', 'noise_scaled', 'products', 'stacked', 'agreed',
+           'local_maps', 'guinier_fit', 'guinier_width', 'Consensus', 'half_fsc', 'HalfSets', 'average_halves',
+           'with_halves', 'consensus']
 
 # %% ../../nbs/particles/07_consensus.ipynb #e11e5e03
 from typing import NamedTuple
@@ -218,6 +218,12 @@ def on_grid(curve: Tensor, grid: int) -> Tensor:
     radial = torch.as_tensor(radial, dtype=curve.dtype)
     return radial[shell_index(grid, 3).clamp(max=grid // 2)]
 
+
+def noise_scaled(total: Tensor, weight: Tensor, box: int) -> tuple[Tensor, Tensor]:
+    "The sums of `noise_factor`'s halves in units of the noise that their difference tells."
+    factor = on_grid(noise_factor(total, weight, box), weight.shape[-1])
+    return total / factor, weight / factor
+
 # %% ../../nbs/particles/07_consensus.ipynb #38bafc73
 def products(
     volumes: Tensor,  # (m, D, D, D)
@@ -277,8 +283,7 @@ def local_maps(
     support: Tensor,  # (D, D, D) bool
 ) -> Tensor:  # (3, D, D, D) of all and of the halves
     "Maps with a prior of each place, as far as one half predicts the other better by them."
-    factor = on_grid(noise_factor(total, weight, len(support)), weight.shape[-1])
-    total, weight = total / factor, weight / factor
+    total, weight = noise_scaled(total, weight, len(support))
     sums = [(total.sum(0), weight.sum(0)), *zip(total, weight)]
     variance = local_variance(agreed(plain[0], curve, 0.9), halves, support)
     first = [most_probable(*s, torch.zeros_like(variance), variance) for s in sums]

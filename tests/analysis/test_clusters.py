@@ -63,11 +63,11 @@ def states(tmp_path_factory):
 def test_four_states_that_a_run_has_not_told_apart_are_as_good_as_averages_of_their_images(states):
     true = true_volumes(states.parent / "truth", np.arange(4), 32).numpy()
     run, particles = stand_in(states, [true.mean(0)] * 4), load_particles(states)
-    own, labels = kmeans(run.latents, 4)[1], read_states(states.parent / "truth")
-    groups = [np.flatnonzero(own == k) for k in range(4)]
+    clusters, labels = kmeans(run.latents, 4), read_states(states.parent / "truth")
+    groups = [np.flatnonzero(clusters[1] == k) for k in range(4)]
     true = true[[labels[rows[0]] for rows in groups]]
     averages = [consensus(particles.subset(rows)).volume for rows in groups]
-    found = quality(cluster_maps(run, 4), true)
+    found = quality(cluster_maps(run, clusters), true)
     assert (found >= quality(averages, true)).all(), "FSC of each state"
     assert (found > quality(run.volumes(run.latents[:4]), true) + 0.03).all()
 
@@ -76,8 +76,9 @@ def test_maps_that_follow_a_motion_lose_nothing_to_its_blurred_average(tmp_path)
     star = simulate(tmp_path / "arm", "arm", n=600, box=32, snr=0.2, seed=1)
     true = true_volumes(star.parent / "truth", np.arange(100), 32).numpy()
     run = stand_in(star, true)
-    middle = kmeans(run.latents, 3)[0][:, 0].astype(int)
-    assert quality(cluster_maps(run, 3), true[middle]).min() > 0.985
+    clusters = kmeans(run.latents, 3)
+    middle = clusters[0][:, 0].astype(int)
+    assert quality(cluster_maps(run, clusters), true[middle]).min() > 0.985
 
 
 def test_other_particles_are_refused_and_few_are_left_alone(states):
@@ -85,12 +86,12 @@ def test_other_particles_are_refused_and_few_are_left_alone(states):
     run = stand_in(states, true)
     particles = load_particles(states)
     with pytest.raises(InputError, match="particles"):
-        cluster_maps(run, 4, particles.subset(np.arange(50)))
+        cluster_maps(run, kmeans(run.latents, 4), particles.subset(np.arange(50)))
     with pytest.raises(InputError, match="1 to 600 clusters"):
-        cluster_maps(run, 0)
+        kmeans(run.latents, 0)
     short = particles.subset(np.arange(16))
     run.latents, run.contrast = run.latents[:16], run.contrast[:16]
     run.poses = short.rotations, short.shifts_px
     run.checkpoint["particles"] = identity(short)
-    for found in cluster_maps(run, 2, short):
+    for found in cluster_maps(run, kmeans(run.latents, 2), short):
         assert any(np.array_equal(found, own) for own in run.volumes(np.eye(4)))
