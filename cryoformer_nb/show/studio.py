@@ -23,6 +23,7 @@ from .fsc import show_fsc
 from .page import write_film
 from .panels import Worker, control, row
 from .particles import show_particles
+from .report import unproven
 from .session import History, State, read_session, write_session
 from .sides import Group
 from ..training.inference import write_volumes
@@ -259,7 +260,8 @@ def path_film(
     maps, parts = self.maps, ("x", "y", "z", "i", "j", "k", "intensity")
     self.shown_map()  # the first map sets the contour
     traces = [maps.surface(maps.frame(k), z, vertices) for k, z in enumerate(maps.path)]
-    fig = maps.map_figure(maps.frame(0), maps.path[0], maps.name, 560)
+    title = maps.name + ("; no motion is proven" if unproven(self.run) else "")
+    fig = maps.map_figure(maps.frame(0), maps.path[0], title, 560)
     frames = [[{part: trace[part] for part in parts}] for trace in traces]
     return film(fig, frames, range(1, maps.n + 1), prefix="map ", seconds=0.3)
 
