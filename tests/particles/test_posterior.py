@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from cryoformer_nb.core.rotations import geodesic_angle, rotvec_to_matrix
+from cryoformer_nb.imaging.nuisances import REALISTIC
 from cryoformer_nb.imaging.simulator import simulate
 from cryoformer_nb.imaging.truth import read_poses
 from cryoformer_nb.particles.particles import load_particles
@@ -69,3 +70,15 @@ def test_noise_keeps_its_pose(right, monkeypatch):
     assert found.shown[~junk].mean() > 0.95
     moved = geodesic_angle(found.particles.rotations, given.rotations)
     assert moved[junk].median() < 0.1 * moved[~junk].median()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("error", [0.0, 0.02])
+def test_right_poses_among_all_other_nuisances_are_kept(tmp_path, error):
+    "Junk and atoms of several widths look a little like errors of poses; real ones do more."
+    nuisances = replace(REALISTIC, pose_error=error, shift_error=13 * error)
+    star = simulate(tmp_path / "set", "arm", 1000, 32, snr=0.1, seed=3, nuisances=nuisances)
+    given = load_particles(star, invert=False)
+    found = refine(given)
+    assert found.better == (error > 0), found
+    assert (found.particles is given) == (error == 0)
