@@ -62,7 +62,7 @@ def check_symmetry(
     )
     if gain < REFUSED:
         raise InputError(
-            f"{found}; is it there, its axes those of RELION and the molecule centred on them?"
+            f"{found}; check its axes (RELION's, the molecule centred on them) or leave it out"
         )
     if gain < NEARLY:
         warnings.warn(
