@@ -20,8 +20,8 @@ from ..particles.consensus import average_halves
 from ..particles.masks import dilate, largest_components, sphere_mask
 from ..particles.particles import evenly, image_means
 from cryoformer_nb.particles.posterior import (
+    LEAST_PROOF,
     MARGIN,
-    PROOF,
     Evidence,
     State,
     agreed_shell,
@@ -165,7 +165,7 @@ def refine_poses(trainer: Trainer) -> None:
     after = trainer.group.once(lambda: average_halves(tried, *known))
     with uninterrupted():
         better = agreement(after) > agreement(before) + MARGIN
-        if better and proof(said, prior, len(x) / trainer.particles.image_count) > PROOF:
+        if better and proof(said, prior, len(x) / trainer.particles.image_count) > LEAST_PROOF:
             rows = torch.arange(len(t), device=trainer.device)
             trainer.poses.move(rows, state.R.to(trainer.device), state.t.to(trainer.device))
         trainer.passes += 1
